@@ -34,9 +34,10 @@ shipped. Written by
 
 on {date}, on {machine}.
 
-"Guarded" is with [the guard](guard.md), as `pav refine` answers: a prompt that comes back unchanged
-has FAITH 1; the next columns leave these out, and give their share. "Loops" is the share of
-rewrites that say the same four words three times. No video has been made to compare these rewrites;
+"Guarded" is with [the guard](guard.md), and with the sampling and the 8-bit products of
+`pav refine`: a prompt that comes back unchanged has FAITH 1; the next columns leave these out, and
+give their share. "Loops" is the share of rewrites that say the same four words three times. No
+video has been made to compare these rewrites;
 how much they help a video model is not measured.
 """
 

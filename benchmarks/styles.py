@@ -31,11 +31,14 @@ from typing import Any
 import style_page
 import vbench
 from pav_jax import config as configuration
-from pav_jax.booster.booster import Booster
+from pav_jax.booster.booster import GENERAL_SAMPLING, Booster
 from pav_jax.booster.guard import Guard
 from pav_jax.candidates.statistics import finite_mean
 from pav_jax.config_overrides import split_overrides
 from pav_jax.language.adapters import joined_adapter, write_joined
+from pav_jax.language.large_models import is_large_on_cpu
+from pav_jax.language.sampling import Sampling
+from pav_jax.models.int8_kernel import quantize_params
 from pav_jax.recipe import Recipe
 from pav_jax.records import PromptPair, Refinement, stable_seed
 from pav_jax.report.model_card import write_model_card
@@ -107,20 +110,29 @@ def measure(model: Booster, held: list[dict], folder: Path) -> dict[str, float]:
     """
     file = folder / "numbers.json"
     if not file.exists():
-        guarded, rewrites = measure_guarded(model, held)
+        guarded, rewrites = measure_guarded(as_served(model), held)
         write_jsonl(folder / "rewrites.jsonl", rewrites)
         write_json(file, vbench.measure_rewrites(model, held) | guarded)
     return read_json(file)
 
 
+def as_served(model: Booster) -> Booster:
+    """Return a booster that answers as `pav refine` does with the adapters of the package: its
+    sampling, the guard, and 8-bit products on a CPU."""
+    lm = model.language_model
+    if is_large_on_cpu(lm.params, lm.mesh):
+        lm = dataclasses.replace(lm, params=quantize_params(lm.params))
+    return Booster(lm, Sampling(**GENERAL_SAMPLING), Guard())
+
+
 def measure_guarded(
     booster: Booster, held: list[dict]
 ) -> tuple[dict[str, float], list[Refinement]]:
-    """Return what the guard makes of the rewrites of held-out prompts, and these rewrites.
+    """Return numbers of the rewrites of held-out prompts by a guarded booster, and these rewrites.
 
     A prompt that comes back unchanged has FAITH 1; "guarded: FAITH of rewrites" is without these.
     """
-    rewrites = vbench.rewrite(dataclasses.replace(booster, guard=Guard()), held)
+    rewrites = vbench.rewrite(booster, held)
     return {
         "guarded: FAITH": finite_mean([r.faith for r in rewrites]),
         "guarded: FAITH of rewrites": finite_mean([r.faith for r in rewrites if not r.reason]),
