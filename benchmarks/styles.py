@@ -122,7 +122,8 @@ def as_served(model: Booster) -> Booster:
     lm = model.language_model
     if is_large_on_cpu(lm.params, lm.mesh):
         lm = dataclasses.replace(lm, params=quantize_params(lm.params))
-    return Booster(lm, Sampling(**GENERAL_SAMPLING), Guard())
+    limit = model.sampling.max_new_tokens
+    return Booster(lm, Sampling(**GENERAL_SAMPLING | {"max_new_tokens": limit}), Guard())
 
 
 def measure_guarded(

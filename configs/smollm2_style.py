@@ -42,6 +42,7 @@ class Style(NamedTuple):
       max_likelihood: the log-probability per token above which GRPO sees no gain: the texts for
         hunyuan are short and alike.
       epochs: of SFT.
+      max_new_tokens: of a rewrite, which the adapter records.
       grpo_steps: of GRPO; those of long texts take longer.
     """
 
@@ -50,13 +51,14 @@ class Style(NamedTuple):
     max_words: int
     max_likelihood: float
     epochs: float
+    max_new_tokens: int
     grpo_steps: int
 
 
 STYLES = {
-    "cogvideox": Style(224, 70, 140, -1.0, 3.0, 10),
-    "wan": Style(320, 80, 190, -1.0, 2.0, 10),
-    "hunyuan": Style(112, 6, 30, -0.2, 3.0, 20),
+    "cogvideox": Style(224, 70, 140, -1.0, 3.0, 150, 10),
+    "wan": Style(320, 80, 190, -1.0, 2.0, 250, 10),
+    "hunyuan": Style(112, 6, 30, -0.2, 3.0, 150, 20),
 }
 
 
@@ -72,6 +74,7 @@ def get_config(style: str = "cogvideox") -> ConfigDict:
     templates = Path(defaults.__file__).parent / "language" / "templates"
     config.rewriter.template = str(templates / "style_chatml.jinja")
     config.target = style
+    config.rewriter.max_new_tokens = values.max_new_tokens
     config.sft.max_length = values.max_length
     config.sft.lora.r = 6
     config.sft.lora.lora_alpha = 12.0

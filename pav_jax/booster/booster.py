@@ -184,6 +184,14 @@ class Booster:
             for prompt, path, refinements in zip(typed, images, rewrites, strict=True)
         ]
 
+    def sampling_of(self, adapter: str | None) -> Sampling:
+        """Return the sampling settings of an adapter: `sampling`, but for the most tokens of an
+        answer, which an adapter may know better."""
+        if adapter is None or not isinstance(self.language_model, LanguageModel):
+            return self.sampling
+        limit = self.language_model.adapters.limits.get(adapter, self.sampling.max_new_tokens)
+        return dataclasses.replace(self.sampling, max_new_tokens=limit)
+
     def _likelihood(self, drawn: Mapping[tuple[Request, str], float]) -> Likelihood | None:
         """The likelihood of rewrites; None for models behind another server."""
         if isinstance(self.language_model, LanguageModel):
@@ -203,6 +211,22 @@ class Booster:
         Args:
           drawn: receives the likelihood of each reply, where the model computes it.
         """
+        places: dict[Sampling, list[int]] = {}
+        for i, request in enumerate(requests):
+            places.setdefault(self.sampling_of(request.adapter), []).append(i)
+        replies: dict[int, list[str]] = {}
+        for sampling, group in places.items():
+            texts = self._draw([requests[i] for i in group], num_samples, sampling, drawn)
+            replies |= zip(group, texts, strict=True)
+        return [replies[i] for i in range(len(requests))]
+
+    def _draw(
+        self,
+        requests: Sequence[Request],
+        num_samples: int,
+        sampling: Sampling,
+        drawn: dict[tuple[Request, str], float],
+    ) -> list[list[str]]:
         prompts = [clean(request.prompt) for request in requests]
         names = [request.adapter for request in requests]
         is_named = any(names) or getattr(self.language_model, "adapter_names", ())
@@ -216,9 +240,9 @@ class Booster:
         else:
             generate = getattr(self.language_model, "generate_scored", None)
         if generate is None:
-            settings = dataclasses.asdict(self.sampling)
+            settings = dataclasses.asdict(sampling)
             return self.language_model.generate(chats, **options, **settings)
-        replies, log_probs = generate(chats, self.sampling, **options)
+        replies, log_probs = generate(chats, sampling, **options)
         for request, texts, values in zip(requests, replies, log_probs, strict=True):
             scored = zip(texts, values, strict=True)
             drawn.update({(request, text.strip()): value for text, value in scored})

@@ -45,6 +45,7 @@ class AdapterSet:
         them does not adapt has zeros in its columns.
       mesh: the devices, or None for one.
       templates: the chat templates of those that have their own.
+      limits: the most tokens of an answer, of those that have their own number.
       merged: the name of the one that is in the parameters of the model; None for none.
     """
 
@@ -52,6 +53,7 @@ class AdapterSet:
     lora: dict | None = None
     mesh: jax.sharding.Mesh | None = None
     templates: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    limits: Mapping[str, int] = dataclasses.field(default_factory=dict)
     merged: str | None = None
 
     @property
@@ -69,6 +71,7 @@ class AdapterSet:
         dtype: Any,
         mesh: jax.sharding.Mesh | None,
         template: str | None = None,
+        limit: int | None = None,
     ) -> "AdapterSet":
         """Return the set with one more adapter.
 
@@ -76,6 +79,7 @@ class AdapterSet:
           name: a new one.
           config, dtype, mesh: of the base model.
           template: the chat template of its prompts; None: the base model's.
+          limit: the most tokens of its answers; None: that of the settings of a call.
 
         Raises:
           BadInput: the adapter overflows in `dtype`.
@@ -91,8 +95,9 @@ class AdapterSet:
         templates = dict(self.templates)
         if template is not None:
             templates[name] = template
+        limits = self.limits if limit is None else {**self.limits, name: limit}
         joined = _join({**self.adapters, name: (tree, adapter[1])}, config, mesh)
-        return dataclasses.replace(joined, templates=templates, merged=self.merged)
+        return dataclasses.replace(joined, templates=templates, limits=limits, merged=self.merged)
 
     def remove(self, name: str, config: DecoderConfig, params: dict) -> "tuple[dict, AdapterSet]":
         """Return parameters and set without an adapter, up to rounding if it was merged.
@@ -110,8 +115,11 @@ class AdapterSet:
         if not rest:
             return params, AdapterSet()
         templates = {other: text for other, text in self.templates.items() if other != name}
+        limits = {other: limit for other, limit in self.limits.items() if other != name}
         joined = _join(rest, config, self.mesh)
-        return params, dataclasses.replace(joined, templates=templates, merged=merged)
+        return params, dataclasses.replace(
+            joined, templates=templates, limits=limits, merged=merged
+        )
 
     def merge(self, name: str, params: dict) -> "tuple[dict, AdapterSet]":
         """Return parameters with an adapter merged into them, and the set that says so.

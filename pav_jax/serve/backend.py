@@ -76,15 +76,17 @@ class Backend(Protocol):
 
     Attributes:
       models: the names that clients may ask for; the first is the default.
-      sampling: the settings of a request that names none.
-      guard: the same for what rewrites must keep.
+      guard: what rewrites must keep, where a request does not say it.
       num_rows: answers that are written at once.
     """
 
     models: list[str]
-    sampling: Sampling
     guard: Guard
     num_rows: int
+
+    def sampling_of(self, model: str) -> Sampling:
+        """Return the settings of a request that names none."""
+        ...
 
     def refine(self, request: TextRequest) -> list[Refinement]:
         """Rewrite the prompts of a request, each n times; counts tokens and finish reasons in the

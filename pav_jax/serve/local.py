@@ -51,7 +51,6 @@ class LocalBackend:
                 source="--name",
             )
         self.engine = Engine(model)
-        self.sampling = booster.sampling
         self.guard = booster.guard
         self.num_rows = booster.language_model.batch_size
         self._likelihood_lock = threading.Lock()  # bounds memory
@@ -65,7 +64,13 @@ class LocalBackend:
         """
         call = Call(WARM_UP_TIMEOUT_S)
         request = TextRequest(
-            call, self.models[0], (WARM_UP_PROMPT,), 1, 0, self.sampling, guard=self.guard
+            call,
+            self.models[0],
+            (WARM_UP_PROMPT,),
+            1,
+            0,
+            self.sampling_of(self.models[0]),
+            guard=self.guard,
         )
         try:
             self.refine(request)
@@ -78,7 +83,7 @@ class LocalBackend:
         """See `backend.Backend`."""
         model = cast(LanguageModel, EngineModel(self, request))
         booster = Booster(model, request.settings, request.guard)
-        adapter = self.adapter_of(request)
+        adapter = self.adapter_of(request.model)
         rewrites = booster.refine(request.prompts, request.n, request.seed, adapter)
         return [refinement for refinements in rewrites for refinement in refinements]
 
@@ -141,7 +146,7 @@ class LocalBackend:
         Raises:
           ApiError: the prompt does not fit into the model's context.
         """
-        adapter = self.adapter_of(request)
+        adapter = self.adapter_of(request.model)
         ids = self.engine.encode(prompt, adapter)
         slots = self._slots(settings.max_new_tokens)
         limit = self.booster.language_model.max_prompt_tokens(slots)
@@ -167,13 +172,17 @@ class LocalBackend:
         self.engine.submit(job)
         return job
 
-    def adapter_of(self, request: TextRequest) -> str | None:
-        """Return the adapter that a request asks for; None for the base model."""
-        return None if request.model == self.base else request.model
+    def sampling_of(self, model: str) -> Sampling:
+        """See `backend.Backend`."""
+        return self.booster.sampling_of(self.adapter_of(model))
+
+    def adapter_of(self, model: str) -> str | None:
+        """Return the adapter that a model's name stands for; None for the base model."""
+        return None if model == self.base else model
 
     def _slots(self, max_tokens: int) -> int:
         """How many tokens a batch has slots for: few sizes, because each compiles anew."""
-        slots = self.sampling.max_new_tokens
+        slots = self.booster.sampling.max_new_tokens
         while slots < max_tokens:
             slots *= 2
         return min(slots, self.booster.language_model.config.max_position_embeddings)

@@ -161,7 +161,7 @@ class RequestReader:
         self._check_length(prompts)
         seed = secrets.randbelow(2**31) if body.seed is None else body.seed
         call = Call(limits.timeout_s)
-        settings = self._settings(body, max_tokens)
+        settings = self._settings(body, max_tokens, model)
         return TextRequest(call, model, prompts, n, seed, settings, stop)
 
     def _check_length(self, prompts: Sequence[str]) -> None:
@@ -175,12 +175,12 @@ class RequestReader:
                 code="string_above_max_length",
             )
 
-    def _settings(self, body: SamplingFields, max_tokens: int | None) -> Sampling:
+    def _settings(self, body: SamplingFields, max_tokens: int | None, model: str) -> Sampling:
         names = ("temperature", "top_p", "top_k", "repetition_penalty")
         values = {name: getattr(body, name) for name in names}
         values["max_new_tokens"] = max_tokens
         overrides = {name: value for name, value in values.items() if value is not None}
-        return dataclasses.replace(self.backend.sampling, **overrides)
+        return dataclasses.replace(self.backend.sampling_of(model), **overrides)
 
 
 def _with_guard(request: TextRequest, guard: Guard) -> TextRequest:

@@ -60,7 +60,6 @@ class UpstreamBackend:
         self.address = address.rstrip("/")
         if self.address.count("/") == 2:
             self.address += "/v1"
-        self.sampling = SAMPLING
         self.guard = guard
         self.num_rows = 16
         self._loop = asyncio.new_event_loop()

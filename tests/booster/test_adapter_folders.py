@@ -198,6 +198,28 @@ def test_refine_option(written, capsys):
     assert "adapter" in message
 
 
+def test_refine_adapter_with_its_own_limit(written, adapters):
+    """`max_new_tokens` of an adapter's folder goes before that of the base model."""
+    file = adapters / "wan" / "generation_config.json"
+    file.write_text('{"max_new_tokens": 3, "temperature": 9.0}')
+    paths = {name: adapters / name for name in ("wan", "hunyuan")}
+    booster = Booster.from_pretrained(written / "base", adapters=paths)
+    limits = [booster.sampling_of(name).max_new_tokens for name in ("wan", "hunyuan", None)]
+    assert limits == [3, 10, 10]
+    assert booster.sampling_of("wan").temperature == booster.sampling.temperature
+    names = ["hunyuan", "wan", "hunyuan"]
+    rewrites = booster.refine(["sea", "sea", "rain"], adapter_names=names, mode="off")
+    assert [len(row[0].refined) <= 3 for row in rewrites] == [False, True, False]
+    for prompt, name, row in zip(["sea", "sea", "rain"], names, rewrites, strict=True):
+        alone = booster.refine(prompt, adapter_names=name, mode="off")[0][0]
+        assert row[0] == alone and alone.adapter == name
+    removed = booster.language_model.delete_adapter("wan")
+    assert not removed.adapters.limits and removed.adapter_names == ("hunyuan",)
+    file.write_text('{"max_new_tokens": 0}')
+    with pytest.raises(BadInput, match="generation_config.json.*max_new_tokens"):
+        Booster.from_pretrained(written / "base", adapters=paths)
+
+
 def test_load_adapter_with_a_broken_template(written, adapters):
     (adapters / "wan" / "chat_template.jinja").write_text("{{ messages[")
     with pytest.raises(BadInput, match="template"):

@@ -1,5 +1,7 @@
 """Adapters of consecutive trainings, joined into one."""
 
+import dataclasses
+
 import jax
 import ml_dtypes
 import numpy as np
@@ -13,6 +15,7 @@ from pav_jax.language.adapters import is_portable, joined_adapter, write_joined
 from pav_jax.language.chat import user_chat
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.language.lora import LoraConfig, init_lora
+from pav_jax.language.model_files import max_new_tokens
 from pav_jax.main import main
 from tests.tiny.byte_language_model import tiny_language_model
 
@@ -35,6 +38,7 @@ def chain(tmp_path_factory):
     work = tmp_path_factory.mktemp("chain")
     tiny_language_model().save_pretrained(work / "base")
     base = LanguageModel.from_pretrained(work / "base", dtype="float32")
+    base = dataclasses.replace(base, generation={"max_new_tokens": 12})
     first = train(
         base, LoraConfig(r=2, lora_alpha=8.0, target_modules=("q_proj", "v_proj")), work / "sft", 1
     )
@@ -109,6 +113,7 @@ def test_write_joined_round_trip(chain, tmp_path):
     assert joined.base == str((work / "base").resolve())
     assert joined.lora_config.r == 5
     write_joined(tmp_path, joined)
+    assert max_new_tokens(tmp_path) == max_new_tokens(work / "round_1" / "booster") == 12
     ours = LanguageModel.from_pretrained(work / "base", dtype="float32", adapter=tmp_path)
     expected = np.asarray(last.logits(IDS))
     np.testing.assert_allclose(ours.logits(IDS), expected, atol=1e-4 * np.abs(expected).max())

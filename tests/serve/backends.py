@@ -32,12 +32,14 @@ class FakeBackend:
         guard=UNGUARDED,
     ):
         self.models = ["fake", "other"]
-        self.sampling = Sampling()
         self.guard = guard
         self.num_rows = num_rows
         self.is_alive = True
         self.requests = []
         self._answer = answer
+
+    def sampling_of(self, model):
+        return Sampling(max_new_tokens=250 if model == "fake" else 99)
 
     def refine(self, request):
         self.requests.append(request)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import strategies
 
 from tests import campaigns
-from tests.serve.backends import CHAT, SECRET, TEXT, chat_of, fake_client
+from tests.serve.backends import CHAT, SECRET, TEXT, FakeBackend, chat_of, fake_client
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +73,14 @@ def test_wrong_body_gets_one_line_that_names_the_field(fake, route, body, param)
     assert error["param"] == param
     assert "\n" not in error["message"] and len(error["message"]) < 200
     assert SECRET not in response.text
+
+
+def test_settings_are_those_of_the_model():
+    backend = FakeBackend()
+    with fake_client(backend)[0] as client:
+        for fields in ({}, {"model": "other"}, {"model": "other", "max_tokens": 5}):
+            assert client.post("/refine", json={"prompt": "sea", **fields}).status_code == 200
+    assert [r.settings.max_new_tokens for r in backend.requests] == [250, 99, 5]
 
 
 @pytest.mark.parametrize(
