@@ -89,6 +89,11 @@ class UpstreamBackend:
     async def _model_names(self) -> list[str]:
         return [model.id async for model in self._client.models.list()]
 
+    def sampling_of(self, model: str) -> Sampling:
+        """See `backend.Backend`; the same for all models."""
+        del model
+        return SAMPLING
+
     def refine(self, request: TextRequest) -> list[Refinement]:
         """See `backend.Backend`."""
         model = cast(LanguageModel, UpstreamModel(self, request))
