@@ -4,8 +4,9 @@ import re
 from collections.abc import Sequence
 
 from pav_jax.booster.prompt_syntax import has_term, term_pattern
+from pav_jax.booster.prompt_syntax.names import is_trigger
 from pav_jax.booster.sentences import sentence_spans
-from pav_jax.rewards.faithfulness import Judgement, judge, load_lexicon
+from pav_jax.rewards.faithfulness import Judgement, judge
 from pav_jax.rewards.lemmas import words
 
 # ends of clauses; commas within numbers and quoted texts are no ends
@@ -82,10 +83,11 @@ def _clause_of_unit(unit: str, clauses: Sequence[str]) -> int | None:
 
 
 def _sentence(clause: str) -> str:
-    """A clause as a sentence; a first word that the dictionary does not have keeps its spelling."""
+    """A clause as a sentence; a first word that is a name, as "iPhone" or "ohwx", is unchanged."""
     clause = clause.strip()
-    first_word = re.match(r"[^\W_]+", clause)
-    is_name = first_word is not None and not load_lexicon().knows(first_word[0])
+    first_word = re.match(r"[^\W_]*", clause)
+    word = first_word[0] if first_word else ""
+    is_name = word != word.lower() or is_trigger(word)
     return _closed(clause if is_name else clause[:1].upper() + clause[1:])
 
 

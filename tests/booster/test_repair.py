@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from pav_jax.booster.repair import without_faults
+from pav_jax.booster.repair import say_again, without_faults
 from pav_jax.booster.sentences import sentence_spans
 from pav_jax.rewards.faithfulness import judge
 from tests.booster.guarding import first
@@ -89,6 +89,20 @@ def test_refine_leaves_out_faulty_sentences(prompt, reply, rewrite):
     refinement = first(prompt, reply)
     assert refinement.refined == rewrite, refinement.reason
     assert not refinement.reverted and not refinement.contradicted and not refinement.added
+
+
+@pytest.mark.parametrize(
+    "prompt,start",
+    [
+        ("a lamp, gracing a square", "Gracing a square."),
+        ("a lamp, zxqstyle square", "zxqstyle square."),
+        ("a lamp, iPhone square", "iPhone square."),
+        ("a lamp, 3 squares", "3 squares."),
+    ],
+)
+def test_say_again_capitals(prompt, start):
+    clause = prompt.partition(", ")[2]
+    assert say_again("A lamp.", prompt, [clause], []) == f"A lamp. {start}"
 
 
 def test_refine_of_another_scene_stands():

@@ -48,14 +48,14 @@ def is_shouted(text: str) -> bool:
 
 def _is_name(word: str, shouted: bool) -> bool:
     if word.islower():
-        return word.isascii() and word.isalpha() and _is_trigger(word)
+        return word.isascii() and word.isalpha() and is_trigger(word)
     capitals = sum(letter.isupper() for letter in word)
     if capitals < 2 or (shouted and word.isalpha() and word.isupper()):
         return False
     return not load_lexicon().knows(word)
 
 
-def _is_trigger(word: str) -> bool:
+def is_trigger(word: str) -> bool:
     """Whether a word in small letters is spelt like no English word, and not in the dictionary."""
     if len(word) < MIN_LENGTH or (VOWELS & set(word) and not ODD_PAIR.search(word)):
         return False
