@@ -1,6 +1,7 @@
 """A model's folder as transformers and diffusers write it: config.json beside safetensors, read and
 written with the model's own table of weights."""
 
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -124,7 +125,7 @@ def param_shapes(layout: Layout, config: Any, folder: str | os.PathLike) -> dict
         # the shapes of a million layers would take hours
         check_depths(config, len(read_tensors(Path(folder), (layout.STEM,))), Path(folder))
     try:
-        return layout.param_shapes(config)
+        return traced_shapes(layout, config)
     except BadInput:
         raise
     except Exception as error:  # JAX and Flax raise many types for sizes that make no model
@@ -135,6 +136,17 @@ def param_shapes(layout: Layout, config: Any, folder: str | os.PathLike) -> dict
             " to the weights",
             source=path,
         ) from error
+
+
+def traced_shapes(layout: Layout, config: Any) -> dict:
+    """Return `layout.param_shapes(config)`; tracing a model takes up to a second, so that the shapes
+    of recent configurations are remembered."""
+    return jax.tree.map(lambda shape: shape, _traced_shapes(layout, config))  # dictionaries anew
+
+
+@functools.lru_cache(maxsize=64)
+def _traced_shapes(layout: Layout, config: Any) -> dict:
+    return layout.param_shapes(config)
 
 
 def save(

@@ -179,8 +179,9 @@ class Engine:
                 if self._is_closed:
                     break
             try:
-                batch = self._fill(batch)
+                batch = self._choose(batch)
                 if batch is not None:
+                    self._fill(batch)
                     batch.step()
             except Exception as error:  # these jobs fail, not the server
                 self._fail(batch, error)
@@ -199,29 +200,31 @@ class Engine:
         for job in jobs:
             job.fail(failed(job.call.request_id))
 
-    def _fill(self, batch: "_OpenBatch | None") -> "_OpenBatch | None":
-        """Return the batch to work on, with jobs of the queue in its free rows."""
+    def _choose(self, batch: "_OpenBatch | None") -> "_OpenBatch | None":
+        """Return the batch to work on: one that has jobs, else one for the first that waits."""
         with self._condition:
             for job in [job for job in self._waiting if job.call.is_over()]:
                 self._waiting.remove(job)
                 job.fail(timed_out())
+            if batch is not None and batch.jobs:
+                return batch
+            key = self._waiting[0].batch_key if self._waiting else None
+        return None if key is None else self._open(key)
+
+    def _fill(self, batch: "_OpenBatch") -> None:
+        """Put jobs of the queue into the free rows of a batch."""
+        with self._condition:
             waiting = list(self._waiting)
-        if batch is not None and batch.jobs:
-            key = batch.key
-            joining = list(itertools.takewhile(lambda job: job.batch_key == key, waiting))
-        elif waiting:
-            key = waiting[0].batch_key
-            joining = [job for job in waiting if job.batch_key == key]
-            batch = self._open(key)
-        else:
-            return None
-        for job in joining:
+
+        def fits(job: Job) -> bool:
+            return job.batch_key == batch.key
+
+        for job in itertools.takewhile(fits, waiting) if batch.jobs else filter(fits, waiting):
             if batch.num_free() <= 0:
                 break
             with self._condition:
                 self._waiting.remove(job)
             batch.add(job)
-        return batch
 
     def _make_sampler(self, settings: Sampling) -> Sampler:
         adapters = self.language_model.adapters

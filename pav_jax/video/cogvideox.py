@@ -177,9 +177,8 @@ class CogVideoX(Family):
             (1, latent_frames, 1, 1, self.vae.config.latent_channels), jnp.float32
         )
         decode = functools.partial(self.vae.apply, method="decode")
-        return jax.eval_shape(
-            decode, {"params": vae_hf.param_shapes(self.vae.config)}, latent
-        ).shape[1]
+        params = pipeline_folder.param_shapes(vae_hf, self.vae.config, jnp.float32)
+        return jax.eval_shape(decode, {"params": params}, latent).shape[1]
 
     # ----------------------------------------------------------------------------------------- text
 

@@ -89,4 +89,4 @@ def read_config(layout: Any, folder: Path) -> Any:
 
 def param_shapes(layout: Any, config: Any, dtype: Any) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes of the parameters that loading a model as `dtype` gives."""
-    return loaded_shapes(layout.weights(config), layout.param_shapes(config), dtype)
+    return loaded_shapes(layout.weights(config), folders.traced_shapes(layout, config), dtype)
