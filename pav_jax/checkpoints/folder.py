@@ -139,8 +139,7 @@ def param_shapes(layout: Layout, config: Any, folder: str | os.PathLike) -> dict
 
 
 def traced_shapes(layout: Layout, config: Any) -> dict:
-    """Return `layout.param_shapes(config)`; tracing a model takes up to a second, so that the shapes
-    of recent configurations are remembered."""
+    """Return `layout.param_shapes(config)`, remembered: tracing a model takes up to a second."""
     return jax.tree.map(lambda shape: shape, _traced_shapes(layout, config))  # dictionaries anew
 
 
