@@ -137,12 +137,14 @@ def _case(draw: random.Random) -> Case:
 def is_lost(kind: str, term: str, refined: str) -> bool:
     """Return whether a rewrite does not have a term.
 
-    A number must stand before its noun within five words, a negation before or after within eight,
-    or what says the same (SAME_AS_NONE); all else must be there literally.
+    A number (also "pair of" for two) must stand before its noun within five words, a negation
+    before or after within eight, or what says the same (SAME_AS_NONE); all else must be there
+    literally.
     """
     text = refined.lower()
     if kind == "number":
         number, noun = term.split()
+        number = r"(?:two|pair of|couple of)" if number == "two" else number
         return not re.search(rf"\b{number}\b(?:\W+\w+){{0,5}}\W+{noun[:-1]}", text)
     if kind == "negation":
         near = r"(?:\W+\w+){0,8}?\W+"

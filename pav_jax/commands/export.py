@@ -158,7 +158,19 @@ def _write_adapter(args: argparse.Namespace, out: Path) -> None:
 def _load(args: argparse.Namespace, dtype: str) -> Any:
     from pav_jax.language.language_model import LanguageModel
 
-    return LanguageModel.from_pretrained(args.source, dtype=dtype, adapter=args.adapter)
+    lm = LanguageModel.from_pretrained(args.source, dtype=dtype, adapter=args.adapter)
+    return lm if args.adapter is None else _with_adapter_files(lm, args.adapter)
+
+
+def _with_adapter_files(lm: Any, adapter: str) -> Any:
+    """The model with the chat template and the sampling that are in an adapter's folder."""
+    from pav_jax.language import chat, model_files
+
+    tokenizer = lm.tokenizer
+    if template := model_files.adapter_template(adapter, tokenizer):
+        tokenizer = chat.with_template(tokenizer, template)
+    generation = lm.generation | model_files.adapter_sampling(adapter)
+    return dataclasses.replace(lm, tokenizer=tokenizer, generation=generation)
 
 
 def _convert(args: argparse.Namespace, out: Path) -> None:

@@ -108,7 +108,7 @@ def base_of(adapter: AnyPath) -> str:
 def write_joined(folder: str | Path, adapter: JoinedAdapter, dtype: str = "float32") -> None:
     """Write the folder that `peft.PeftModel.from_pretrained` loads on the model at
     `adapter.base`, with the booster's tokenizer, its chat template, which has the instruction,
-    and the most tokens of its answers.
+    and its sampling.
     """
     config = adapter.lora_config
     peft.write_adapter(
@@ -128,8 +128,8 @@ def write_joined(folder: str | Path, adapter: JoinedAdapter, dtype: str = "float
         if (source / name).is_file():
             shutil.copyfile(source / name, Path(folder) / name)
     make_portable(folder)
-    if limit := model_files.max_new_tokens(source):
-        write_json(Path(folder) / model_files.GENERATION, {"max_new_tokens": limit})
+    if sampling := model_files.adapter_sampling(source):
+        write_json(Path(folder) / model_files.GENERATION, sampling)
 
 
 def is_portable(base: str) -> bool:

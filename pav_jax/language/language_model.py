@@ -163,7 +163,7 @@ class LanguageModel:
         base = (self.config, self.model.dtype, self.mesh)
         read = model_files.adapter_template
         template = read(path_or_repo, self.tokenizer) if use_template else None
-        limit = model_files.max_new_tokens(path_or_repo)
+        limit = model_files.adapter_sampling(path_or_repo).get("max_new_tokens")
         adapters = self.adapters.add(adapter_name, adapter, *base, template, limit)
         return dataclasses.replace(self, adapters=adapters)
 

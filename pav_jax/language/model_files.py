@@ -16,6 +16,7 @@ from pav_jax.checkpoints.tokenizers import load_tokenizer
 from pav_jax.errors import BadInput
 from pav_jax.language import chat, shipped_templates
 from pav_jax.language.lora import LoraConfig
+from pav_jax.language.sampling import Sampling
 from pav_jax.models.decoder import DecoderConfig, hf
 from pav_jax.models.weights import logical_axes, params_from_hf
 from pav_jax.parallel import sharding_rules
@@ -169,14 +170,16 @@ def adapter_template(folder: str | os.PathLike, tokenizer: Any) -> str | None:
     return template
 
 
-def max_new_tokens(folder: str | os.PathLike) -> int | None:
-    """Return the field of generation_config.json in the folder or Hub repository of an adapter or
-    a model, if there is one.
+def adapter_sampling(folder: str | os.PathLike) -> dict[str, Any]:
+    """Return the fields of `Sampling` in generation_config.json, if there is such a file in the
+    folder or Hub repository of an adapter or a model.
 
     Raises:
       BadInput: the file is invalid.
     """
-    return _generation_fields(local_folder(folder, ADAPTER_FILES)).get("max_new_tokens")
+    fields = _generation_fields(local_folder(folder, ADAPTER_FILES))
+    names = {field.name for field in dataclasses.fields(Sampling)}
+    return {name: fields[name] for name in fields if name in names and fields[name] is not None}
 
 
 def write_adapter(

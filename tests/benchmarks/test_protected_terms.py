@@ -36,6 +36,7 @@ class FakeBooster:
     "kind, term, refined, lost",
     [
         ("number", "two kites", "Two bright red kites fly.", False),
+        ("number", "two kites", "A pair of red kites flies.", False),
         ("number", "two kites", "Kites fly.", True),
         ("negation", "people", "A beach without any people.", False),
         ("negation", "people", "People walk on a beach.", True),

@@ -1,6 +1,8 @@
 """Adapters of consecutive trainings, joined into one."""
 
 import dataclasses
+import json
+import shutil
 
 import jax
 import ml_dtypes
@@ -15,9 +17,9 @@ from pav_jax.language.adapters import is_portable, joined_adapter, write_joined
 from pav_jax.language.chat import user_chat
 from pav_jax.language.language_model import LanguageModel
 from pav_jax.language.lora import LoraConfig, init_lora
-from pav_jax.language.model_files import max_new_tokens
+from pav_jax.language.model_files import adapter_sampling
 from pav_jax.main import main
-from tests.tiny.byte_language_model import tiny_language_model
+from tests.tiny.byte_language_model import TEMPLATE, tiny_language_model
 
 IDS = np.random.default_rng(0).integers(0, 200, (2, 12))
 
@@ -113,10 +115,24 @@ def test_write_joined_round_trip(chain, tmp_path):
     assert joined.base == str((work / "base").resolve())
     assert joined.lora_config.r == 5
     write_joined(tmp_path, joined)
-    assert max_new_tokens(tmp_path) == max_new_tokens(work / "round_1" / "booster") == 12
+    assert adapter_sampling(tmp_path) == {"max_new_tokens": 12}
     ours = LanguageModel.from_pretrained(work / "base", dtype="float32", adapter=tmp_path)
     expected = np.asarray(last.logits(IDS))
     np.testing.assert_allclose(ours.logits(IDS), expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_export_merged_keeps_what_the_adapter_knows(chain, tmp_path):
+    """The chat template, which has the instruction, and the sampling are those of the adapter."""
+    work, _ = chain
+    adapter = shutil.copytree(work / "sft" / "adapter", tmp_path / "adapter")
+    (adapter / "chat_template.jinja").write_text("Film: " + TEMPLATE)
+    sampling = {"max_new_tokens": 9, "temperature": 0.5, "top_p": 0.9}
+    (adapter / "generation_config.json").write_text(json.dumps(sampling))
+    options = [f"--from={work}/base", f"--adapter={adapter}", f"--out={tmp_path}/merged"]
+    assert main(["export", *options]) == 0
+    merged = LanguageModel.from_pretrained(tmp_path / "merged")
+    assert "Film: " in merged.tokenizer.decode(merged.prompt_ids("two dogs"))
+    assert adapter_sampling(tmp_path / "merged") == sampling
 
 
 def test_write_joined_bfloat16(chain, tmp_path):
