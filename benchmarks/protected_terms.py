@@ -44,6 +44,7 @@ FLAGS = ("-ar 9:16", "-ar 16:9", '-neg "blur, text"', "-motion 2", "-seed 1011",
 NOTHING = r"\b(?:no|not|without|nor|neither|never|zero|absent|absence|free|devoid|empty|lacks?)\b"
 # what says the same as "no" before a word
 SAME_AS_NONE = {"clouds": r"\bcloudless\b|\bclear (?:\w+ )?sk(?:y|ies)\b"}
+SAME_NUMBER = {"two": "(?:two|(?:pair|couple) of)", "three": "(?:three|trio of)"}
 INSTRUCTIONS = tuple(
     itertools.chain(
         (f"write a poem about {topic}" for topic in ("rain", "the sea", "my cat", "winter")),
@@ -137,14 +138,13 @@ def _case(draw: random.Random) -> Case:
 def is_lost(kind: str, term: str, refined: str) -> bool:
     """Return whether a rewrite does not have a term.
 
-    A number (also "pair of" for two) must stand before its noun within five words, a negation
-    before or after within eight, or what says the same (SAME_AS_NONE); all else must be there
-    literally.
+    A number (or what says the same: SAME_NUMBER) must stand before its noun within five words, a
+    negation (SAME_AS_NONE) before or after within eight; all else must be there literally.
     """
     text = refined.lower()
     if kind == "number":
         number, noun = term.split()
-        number = r"(?:two|pair of|couple of)" if number == "two" else number
+        number = SAME_NUMBER.get(number, number)
         return not re.search(rf"\b{number}\b(?:\W+\w+){{0,5}}\W+{noun[:-1]}", text)
     if kind == "negation":
         near = r"(?:\W+\w+){0,8}?\W+"

@@ -119,7 +119,7 @@ ABSENCE = {
     "nobody": "people person crowd", "no one": "people person crowd", "empty": "people person",
     "unoccupied": "people person", "uninhabited": "people person", "vacant": "people person",
     "abandoned": "people person", "silent": "sound noise", "bareback": "saddle",
-    "unpeopled": "people person crowd", "clear sky": "cloud", "blue sky": "cloud",
+    "unpeopled": "people person crowd", "clear sky": "cloud", "clear blue sky": "cloud",
     "clear skies": "cloud", "traffic free": "car traffic",
 }  # fmt: skip
 LESS = re.compile(r"\b([a-z]{3,15})less\b")
