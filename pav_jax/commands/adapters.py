@@ -28,8 +28,10 @@ examples:
   pav adapters list runs/x my-adapters
   pav adapters list my-adapters --json""",
     )
-    command.add_argument("action", choices=("list",), help="list")
-    command.add_argument("folders", nargs="*", metavar="FOLDER", help="where to look for more")
+    command.add_argument("action", choices=("list",), help="the only action")
+    command.add_argument(
+        "folders", nargs="*", metavar="FOLDER", help="also list the adapters in it"
+    )
     command.add_argument("--json", action="store_true", help="one JSON object per line")
     command.set_defaults(handler=run, parser=command)
 

@@ -37,7 +37,7 @@ examples:
         "--num-inference-steps", type=int, help="denoising steps; default: the folder's"
     )
     command.add_argument("--dtype", default="float32", help="type of the weights (default float32)")
-    command.add_argument("--dry", action="store_true", help="only print the curve")
+    command.add_argument("--dry", action="store_true", help="print the curve without writing it")
     command.set_defaults(handler=run, parser=command)
 
 

@@ -42,13 +42,18 @@ examples:
     )
     command.add_argument(
         "--topology",
-        help="TPU generation and chips: v5e:4x4, v5p:2x2x1 (v5p-8), v6e:2x4 (v6e-8)",
+        help=(
+            "TPU generation and chips: v5e:4x4, v5p:2x2x1 (v5p-8), v6e:2x4 (v6e-8); default: the"
+            " configuration's"
+        ),
     )
     command.add_argument(
         "--num-slices", type=int, help="slices of this topology; the mesh axis data spans them"
     )
     command.add_argument(
-        "--programs", type=_names, help="which programs: sft,dpo,sample,generator,rewards"
+        "--programs",
+        type=_names,
+        help="of sft,dpo,sample,generator,rewards; default: the configuration's",
     )
     command.add_argument(
         "--num-examples", type=int, help="SFT pairs, preference pairs and prompts to assume"
@@ -62,7 +67,9 @@ examples:
     command.add_argument(
         "--rewriter-config", help="take the rewriter's sizes from this config.json"
     )
-    command.add_argument("--usd-per-chip-hour", type=float, help="also print prices")
+    command.add_argument(
+        "--usd-per-chip-hour", type=float, help="price of a chip; prints costs too"
+    )
     command.add_argument(
         "--quick",
         action="store_true",

@@ -38,7 +38,7 @@ examples:
     --tokenizer=Qwen/Qwen2-VL-2B-Instruct""",
     )
     command.add_argument(
-        "--from", dest="source", required=True, help="the model: a folder, a hub id or a .gguf file"
+        "--from", dest="source", required=True, help="the model: a folder, a Hub id or a .gguf file"
     )
     command.add_argument("--to", choices=FORMATS, default="hf", help="default hf")
     command.add_argument(
@@ -67,7 +67,7 @@ examples:
     command.add_argument(
         "--tokenizer",
         help=(
-            "pav: for a CLIP or MPS, folder or hub id of CLIP's tokenizer (default: beside it); for"
+            "pav: for a CLIP or MPS, folder or Hub id of CLIP's tokenizer (default: beside it); for"
             " a VideoReward or HPSv3, of the Qwen2-VL that it was trained from"
         ),
     )

@@ -35,7 +35,7 @@ examples:
     command.add_argument(
         "--frames",
         type=int,
-        help=f"how many of each video to use (default: {NUM_FRAMES}, or those of the first video)",
+        help=f"frames of each video (default: those of the first video, at most {NUM_FRAMES})",
     )
     command.add_argument(
         "--weights",

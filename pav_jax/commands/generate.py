@@ -50,8 +50,9 @@ examples:
     command.add_argument(
         "--model",
         help=(
-            "a diffusers folder or hub id; diffusers:FOLDER-OR-ID for any pipeline of "
-            "diffusers, run with torch; the URL of an endpoint; default: the embedded generator"
+            "a diffusers folder or Hub id; diffusers:FOLDER-OR-ID for any pipeline of "
+            "diffusers, run with torch; the URL of an endpoint; package.module:Name for your own;"
+            " default: the embedded generator"
         ),
     )
     command.add_argument("--out", default="videos", help="folder for the files (default videos)")
@@ -115,8 +116,8 @@ def _add_skipping_options(command: argparse.ArgumentParser) -> None:
         "--cache-threshold",
         type=float,
         help=(
-            "maximum accumulated error, such as 0.1, of steps that reuse an earlier residual "
-            "because theirs is predicted to differ little (default 0: off)"
+            "reuse an earlier residual in steps where it is predicted to change little, up to this"
+            " accumulated error, such as 0.1 (default 0: off)"
         ),
     )
     command.add_argument(

@@ -38,7 +38,7 @@ def add(commands: Any) -> None:
 examples:
   pav refine "a girl is playing guitar"                    the default booster, for CogVideoX
   pav refine "a dog runs" --adapter=my-adapter             a LoRA adapter, on the model it names
-  pav refine "a crimson star bouncing" --model=mini:booster    the toy booster of configs/mini.py
+  pav refine "a crimson star bouncing" --model=mini:booster    the booster of the toy world
   pav refine prompts.txt --model=runs/mini/round_2/booster --json > rewrites.jsonl
   pav refine 'OHWX dances, no people -ar 9:16' --keep=dances --max-words=60
   echo "a dog runs" | pav refine - --num-return-sequences=3 --seed=7""",
@@ -55,8 +55,8 @@ examples:
         "--image",
         metavar="FILE",
         help=(
-            "image of the prompts, passed along with --json for an image-to-video model; the"
-            " rewriter does not read it. A .jsonl file of prompts may have one in each line"
+            "image of the prompts; --json passes its path along for an image-to-video model, and"
+            " the rewriter does not read it. A .jsonl file of prompts may have one in each line"
         ),
     )
     add_style(command)
@@ -65,7 +65,7 @@ examples:
         metavar="PATH",
         help=(
             "a PEFT LoRA folder, a Hub id, or a shipped adapter (pav adapters list), on top of the"
-            " model; default of --model: the base model that it names"
+            " model; without --model, on the base model that it names"
         ),
     )
     command.add_argument(
@@ -79,8 +79,8 @@ examples:
     command.add_argument(
         "--template",
         help=(
-            "chat template file that replaces the model's own; auto: the shipped instruction;"
-            " model: the model's own (default: the same if it has an instruction to rewrite, or"
+            "chat template: a file; auto: the shipped instruction, in the model's prompt format;"
+            " model: the model's own (default: model if its template has an instruction to rewrite,"
             " else auto)"
         ),
     )

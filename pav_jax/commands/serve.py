@@ -75,8 +75,8 @@ docs/guides/serve.md has all routes, fields and limits.""",
         metavar="[NAME=]PATH",
         help=(
             "a PEFT LoRA folder, a Hub id, or a shipped adapter (pav adapters list), on top of the"
-            " model, which clients call by NAME; may be repeated, and requests for different"
-            " adapters share batches. Without --model: on the base model that they name"
+            " model; clients call it by NAME. May be repeated; requests for different adapters"
+            " share batches. Without --model, on the base model that they name"
         ),
     )
     command.add_argument(
@@ -101,13 +101,13 @@ docs/guides/serve.md has all routes, fields and limits.""",
     )
     command.add_argument("--name", help="what clients call the model (default: its own name)")
     command.add_argument(
-        "--host", default="127.0.0.1", help="address to listen at (default: this machine only)"
+        "--host", default="127.0.0.1", help="address to listen on (default: this machine only)"
     )
     command.add_argument(
         "--port", type=int, default=DEFAULT_PORT, help=f"default {DEFAULT_PORT}; 0: any free one"
     )
     add_int8(command)
-    add_guard(command, "what a rewrite must keep, for requests that do not say it")
+    add_guard(command, "what a rewrite must keep, unless a request says otherwise")
     _add_limits(command)
     command.set_defaults(handler=run, parser=command)
 

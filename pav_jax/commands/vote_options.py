@@ -22,7 +22,7 @@ def add(command: argparse.ArgumentParser) -> None:
         "--comparisons",
         type=int,
         metavar="N",
-        help="of a votes page, at most, over all pairs of systems; default 40",
+        help="most comparisons of a votes page, over all pairs of systems (default 40)",
     )
     command.add_argument(
         "--votes",
