@@ -252,7 +252,7 @@ def starting_booster(workdir: str | os.PathLike, round: int) -> AnyPath:
 
 
 def resolve_booster(name: str, workdir: str | os.PathLike) -> str | AnyPath | None:
-    """The folder of "sft", "dpo_1", ...; None for "base"; any other name is a path or hub id."""
+    """The folder of "sft", "dpo_1", ...; None for "base"; any other name is a path or Hub id."""
     stem, _, number = name.rpartition("_")
     if name == "sft":
         return starting_booster(workdir, 1)

@@ -61,7 +61,7 @@ class _GeneratorConfig:
 
     path: str = option(
         "mini:generator",
-        "a diffusers folder or hub id of a JAX family; diffusers:FOLDER-OR-ID; http(s)://ENDPOINT",
+        "a diffusers folder or Hub id of a JAX family; diffusers:FOLDER-OR-ID; http(s)://ENDPOINT",
     )
     dtype: str = option("float32", "of the weights", choices=("float32", "bfloat16", "float16"))
     batch_size: int = option(
@@ -151,7 +151,7 @@ class RewardsConfig:
 class RewriterConfig:
     """The language model that rewrites prompts, before any training."""
 
-    path: str = option("mini:rewriter", "a Hugging Face folder, a hub id or a .gguf file")
+    path: str = option("mini:rewriter", "a Hugging Face folder, a Hub id or a .gguf file")
     dtype: str = option("float32", "of the parameters", choices=("float32", "bfloat16"))
     attention: str = option(
         "auto", "kernel; auto: by platform", choices=("auto", "plain", "splash", "cudnn")

@@ -36,7 +36,12 @@ examples:
     command.add_argument(
         "--num-inference-steps", type=int, help="denoising steps; default: the folder's"
     )
-    command.add_argument("--dtype", default="float32", help="type of the weights (default float32)")
+    command.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of the weights (default float32)",
+    )
     command.add_argument("--dry", action="store_true", help="print the curve without writing it")
     command.set_defaults(handler=run, parser=command)
 

@@ -12,7 +12,7 @@ from pav_jax.config_fields import option
 from pav_jax.endpoints import options as endpoint_options
 from pav_jax.errors import BadInput
 
-CLIP_PATH = "a CLIP folder or hub id"
+CLIP_PATH = "a CLIP folder or Hub id"
 FRAMES = "frames scored per video, evenly spaced"
 
 
@@ -95,8 +95,8 @@ class LengthOptions:
 class LikelihoodOptions:
     """LIKELIHOOD, from the prompt and the rewrite, under a language model of the style."""
 
-    path: str = option(help="a booster folder, a hub id or a .gguf file")
-    adapter: str | None = option(None, "a PEFT folder or hub id on top of it")
+    path: str = option(help="a booster folder, a Hub id or a .gguf file")
+    adapter: str | None = option(None, "a PEFT folder or Hub id on top of it")
     template: str | None = option(
         None, "chat template file; auto: the shipped one; None: the checkpoint's own"
     )
@@ -156,7 +156,7 @@ class VideoRewardOptions:
 class VideoScoreOptions:
     """VideoScore's five dimensions."""
 
-    path: str = option(help="a folder or hub id in the layout of TIGER-Lab/VideoScore")
+    path: str = option(help="a folder or Hub id in the layout of TIGER-Lab/VideoScore")
     query: str | None = option(None, "text file of the query; None: the package's")
     frames: int | None = option(None, "frames scored per video; None: the version's", minimum=1)
     dtype: str = option("float32", "of the weights", choices=("float32", "bfloat16"))
@@ -169,7 +169,7 @@ class VideoScoreOptions:
 class VideoScoreQwen2VLOptions:
     """VideoScore's five dimensions from a Qwen2-VL."""
 
-    path: str = option(help="a folder or hub id in the layout of TIGER-Lab/VideoScore-Qwen2-VL")
+    path: str = option(help="a folder or Hub id in the layout of TIGER-Lab/VideoScore-Qwen2-VL")
     query: str | None = option(None, "text file of the query; None: the package's")
     frames: int | None = option(None, "frames read per video; None: 8 per second", minimum=1)
     max_pixels: int = option(768 * 28 * 28, "of a frame after the resize", minimum=1)
