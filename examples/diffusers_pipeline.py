@@ -1,6 +1,6 @@
 """Rewrite a prompt and give it to a diffusers pipeline.
 
-pip install 'pav-jax[torch]' diffusers
+pip install '.[torch]' diffusers  # in a copy of the repository
 python examples/diffusers_pipeline.py 'a girl is playing guitar -neg "blur"'
 """
 
