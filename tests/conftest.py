@@ -1,5 +1,6 @@
 """Settings of every test process: the CPU only, no network, one compilation cache."""
 
+import gc
 import os
 import pathlib
 
@@ -39,3 +40,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Runs files first that have slow tests only: no process waits for a long one at the end."""
     fast_files = {item.path for item in items if "slow" not in item.keywords}
     items.sort(key=lambda item: item.path in fast_files)
+
+
+# of the memory of a process: Linux allows 65,530, each compiled program has a few, and XLA crashes
+# where it gets no more
+MAX_MAPPINGS = 25_000
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Forgets compiled programs after a file of tests, before there are too many of them."""
+    mappings = pathlib.Path("/proc/self/maps")
+    if nextitem is None or nextitem.path == item.path or not mappings.exists():
+        return
+    if mappings.read_bytes().count(b"\n") > MAX_MAPPINGS:
+        import jax
+
+        jax.clear_caches()
+        gc.collect()

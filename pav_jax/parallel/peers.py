@@ -158,10 +158,9 @@ class Peers:
             try:
                 link = socket.create_connection((host, port), HELLO_TIMEOUT_S)
                 link.sendall(encode(LINK, self._index, self._count, socket.gethostname()))
-                link.settimeout(START_TIMEOUT_S)
-                answer = json.loads(link.makefile("r").readline() or "[]")
-            except (OSError, ValueError):
+            except OSError:
                 continue  # process 0 has not started yet, or an earlier one is just ending
+            answer = read_hello(link, START_TIMEOUT_S)  # more may have come already
             if answer and answer[0] != READY:
                 raise TemporaryFailure(answer[0], source="environment")
             if answer:

@@ -76,9 +76,13 @@ def encode(*words: Any) -> bytes:
     return (json.dumps(words) + "\n").encode()
 
 
-def read_hello(connection: socket.socket) -> list[Any]:
-    """The first message of a connection; [] if there is none. No byte after it is read."""
-    connection.settimeout(HELLO_TIMEOUT_S)
+def read_hello(connection: socket.socket, timeout: float | None = None) -> list[Any]:
+    """The first message of a connection; [] if there is none. No byte after it is read.
+
+    Args:
+      timeout: seconds; None: `HELLO_TIMEOUT_S`.
+    """
+    connection.settimeout(HELLO_TIMEOUT_S if timeout is None else timeout)
     line = b""
     try:
         while not line.endswith(b"\n") and len(line) < 1000:

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from pav_jax.errors import BadInput
-from pav_jax.parallel import peers
+from pav_jax.parallel import peers, tunnels
 
 ROOT = pathlib.Path(__file__).parents[2]
 PROGRAM = """
@@ -82,6 +82,24 @@ def test_peers_lost_process_ends_the_others(victim, how, others):
         assert (status, text) == (peers.EXIT_LOST_PEER, "")
         assert errors.startswith(f"pav test: process {victim} on host {socket.gethostname()}")
         assert "is gone" in errors and errors.count("\n") == 1
+
+
+def test_peers_two_messages_at_once():
+    """Process 0 may have news as soon as all are connected."""
+    with socket.create_server(("localhost", 0)) as server:
+        command = [sys.executable, "-c", PROGRAM, "1", "3", str(server.getsockname()[1]), "hang"]
+        process = subprocess.Popen(
+            [*command, "0.2"],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        link, _ = server.accept()
+        assert tunnels.read_hello(link)[1:3] == [1, 3]
+        news = tunnels.encode(peers.LOST, 2, "process 2 is gone", peers.EXIT_LOST_PEER)
+        link.sendall(tunnels.encode(peers.READY, "host") + news)
+        assert process.communicate(timeout=50)[1] == "pav test: process 2 is gone\n"
+        assert process.returncode == peers.EXIT_LOST_PEER
 
 
 @pytest.mark.parametrize("index", [0, 1])
