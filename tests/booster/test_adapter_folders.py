@@ -198,6 +198,7 @@ def test_refine_option(written, capsys):
     assert "adapter" in message
 
 
+@pytest.mark.slow
 def test_refine_adapter_with_its_own_limit(written, adapters):
     """`max_new_tokens` of an adapter's folder goes before that of the base model."""
     file = adapters / "wan" / "generation_config.json"
@@ -226,6 +227,7 @@ def test_load_adapter_with_a_broken_template(written, adapters):
         Booster.from_pretrained(written / "base", adapters={"wan": adapters / "wan"})
 
 
+@pytest.mark.slow
 def test_default_booster_has_shipped_adapters(written, shipped, monkeypatch):
     lm = LanguageModel.from_pretrained(str(written / "base"))
     monkeypatch.setattr(LanguageModel, "from_pretrained", lambda *_, **__: lm)

@@ -90,6 +90,7 @@ def test_score_equals_suite_in_any_order(suite, paths, prompts):
             np.testing.assert_allclose([value, other.scores[name]], expected[name][i], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_score_requested_names_only(suite, paths, prompts):
     assert list(FileScorer(suite, ["DD"]).score(paths[:1], prompts[:1])[0].scores) == ["TC", "DD"]
 
@@ -273,6 +274,7 @@ def test_score_refused_video(paths, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_score_refused_prompt(paths, tmp_path):
     suite = RewardSuite(
         [VideoScore.from_pretrained(write_videoscore(tmp_path / "judge"), frames=2)], {}

@@ -132,6 +132,7 @@ def test_score_on_mesh_in_any_batch(on_meshes):
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mesh, named",
     [

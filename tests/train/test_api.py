@@ -64,6 +64,7 @@ def test_write_preferences_conversations(tmp_path):
     assert read_jsonl(path, Preference) == [Preference("a", "b", "c d", 0.0)]
 
 
+@pytest.mark.slow
 def test_sft_and_dpo(lm, tmp_path):
     config = pav.train.SFTConfig(**OPTIONS)
     tuned = pav.train.sft(lm, PAIRS, config, output_dir=tmp_path / "sft")
@@ -97,6 +98,7 @@ def test_grpo_suite_without_generator(lm, tmp_path):
     assert error.value.source == "generator"
 
 
+@pytest.mark.slow
 def test_grpo_text_rewards_mixed(lm, tmp_path):
     """Rewards that read texts and a function, as a list and as a suite."""
 

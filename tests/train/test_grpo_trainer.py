@@ -107,6 +107,7 @@ def test_run_first_step(straight):
     assert first["clip_ratio/region_mean"] == 0.0
 
 
+@pytest.mark.slow
 def test_run_reward_rises(straight):
     rewards = column(straight[0], "reward")
     kl = column(straight[0], "kl")
@@ -114,6 +115,7 @@ def test_run_reward_rises(straight):
     assert kl[-1] > 1e-3
 
 
+@pytest.mark.slow
 def test_run_metric_names(straight):
     assert set(lines(straight[0])[0]) == {
         "step",
@@ -151,6 +153,7 @@ def test_run_metric_names(straight):
     assert 1 <= first["completions/mean_length"] <= 8
 
 
+@pytest.mark.slow
 def test_run_candidates(straight):
     folder, generator = straight
     steps = [
@@ -164,6 +167,7 @@ def test_run_candidates(straight):
     assert len(generator.made) == sum(map(len, steps)) and set(generator.batch_sizes) == {VIDEOS}
 
 
+@pytest.mark.slow
 def test_run_finished(straight, lm, prompts):
     folder, _ = straight
     booster = LanguageModel.from_pretrained(folder / "booster", dtype="float32")
