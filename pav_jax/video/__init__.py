@@ -1,9 +1,26 @@
-"""Text-to-video models, their samplers, and video files."""
+"""Text-to-video models, their samplers, and video files.
 
-from pav_jax.video.generation_config import GenerationConfig
-from pav_jax.video.generator import Generator, VideoBatch, as_generator
-from pav_jax.video.loading import load_generator
-from pav_jax.video.video_model import VideoModel
+Each name is imported from its module on first use, so that a module such as `images` loads no
+models.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pav_jax.video.generation_config import GenerationConfig
+    from pav_jax.video.generator import Generator, VideoBatch, as_generator
+    from pav_jax.video.loading import load_generator
+    from pav_jax.video.video_model import VideoModel
+
+_SOURCES = {
+    "GenerationConfig": "generation_config",
+    "Generator": "generator",
+    "VideoBatch": "generator",
+    "VideoModel": "video_model",
+    "as_generator": "generator",
+    "load_generator": "loading",
+}
 
 __all__ = [
     "GenerationConfig",
@@ -13,3 +30,11 @@ __all__ = [
     "as_generator",
     "load_generator",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _SOURCES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_SOURCES[name]}"), name)
+    globals()[name] = value
+    return value

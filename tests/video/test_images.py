@@ -2,6 +2,8 @@
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -132,3 +134,10 @@ def test_start_of_own_generators():
 
     assert as_generator(function).generate(["a"], seed=[0], image=[red]).max() == 200
     assert takes_image(as_generator(function)) and not takes_image(as_generator(lambda p, s: p))
+
+
+def test_images_are_imported_without_models():
+    """`pav refine` reads images, and starts quickly."""
+    code = "import sys, pav_jax.video.images; print([m for m in sys.modules if '.models.' in m])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
