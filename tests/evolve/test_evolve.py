@@ -280,13 +280,13 @@ def test_evolve_proposes_while_generating(tmp_path):
         def generate(self, prompts, *, seed):
             if any("take" in p for p in prompts):
                 generating.set()
-                assert proposed_again.wait(30), "nothing was proposed while this batch was made"
+                assert proposed_again.wait(120), "nothing was proposed while this batch was made"
             return super().generate(prompts, seed=seed)
 
     class Slow(FakeLanguageModel):
         def generate(self, prompts, num_return_sequences=1, seed=0, **sampling):
             if len(self.requests) >= 4:
-                assert generating.wait(30)
+                assert generating.wait(120)
                 proposed_again.set()
             return super().generate(prompts, num_return_sequences, seed, **sampling)
 

@@ -214,7 +214,7 @@ def test_watch_interrupted(cloud, number):
         assert process.poll() is None
         time.sleep(0.02)
     os.killpg(process.pid, number)
-    assert process.wait(10) == -number
+    assert process.wait(120) == -number
     with pytest.raises(ProcessLookupError):
         os.kill(int(waiting.read_text()), 0)
 

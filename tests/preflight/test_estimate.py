@@ -22,7 +22,7 @@ def program(name, earlier=()):
 
 
 def test_examine_programs_at_the_same_time_in_order(monkeypatch):
-    together = threading.Barrier(3, timeout=20)
+    together = threading.Barrier(3, timeout=120)
 
     def examine(program, topology):
         together.wait()

@@ -56,7 +56,7 @@ def test_preview_waits_for_the_generator_within_its_time():
 
     class Slow(FakeGenerator):
         def generate(self, prompts, *, seed):
-            assert is_open.wait(10)
+            assert is_open.wait(60)
             return super().generate(prompts, seed=seed)
 
     client = client_of(Slow(), timeout_s=0.3)
