@@ -6,6 +6,8 @@ Importing this package is quick: each name is imported from its module on first 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from pav_jax.lazy_names import lazy_names
+
 if TYPE_CHECKING:
     from pav_jax import rewards, train
     from pav_jax.booster.booster import Booster
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# public name -> module, or module and the name in it
+# public name -> module, or MODULE:NAME
 _SOURCES = {
     "BadInput": "errors",
     "Booster": "booster.booster",
@@ -85,16 +87,11 @@ __all__ = [
 ]
 
 
+_get_name = lazy_names(__name__, _SOURCES)
+
+
 def __getattr__(name: str) -> Any:
-    if name in _SOURCES:
-        module, _, attribute = _SOURCES[name].partition(":")
-        value = getattr(importlib.import_module(f"{__name__}.{module}"), attribute or name)
-    elif name in _MODULES:
-        value = importlib.import_module(f"{__name__}.{name}")
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value
-    return value
+    return importlib.import_module(f"{__name__}.{name}") if name in _MODULES else _get_name(name)
 
 
 def __dir__() -> list[str]:

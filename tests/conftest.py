@@ -42,14 +42,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path in fast_files)
 
 
-# of the memory of a process: Linux allows 65,530, each compiled program has a few, and XLA crashes
-# where it gets no more
+# Linux allows a process 65,530 memory mappings. A compiled program takes a few of them, and XLA
+# crashes when it gets no more.
 MAX_MAPPINGS = 25_000
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """Forgets compiled programs after a file of tests, before there are too many of them."""
+    """Clear the caches of compiled programs between files of tests, when there are many."""
     mappings = pathlib.Path("/proc/self/maps")
     if nextitem is None or nextitem.path == item.path or not mappings.exists():
         return

@@ -185,8 +185,8 @@ class Booster:
         ]
 
     def sampling_of(self, adapter: str | None) -> Sampling:
-        """Return the sampling settings of an adapter: `sampling`, but for the most tokens of an
-        answer, which an adapter may know better."""
+        """Return the sampling settings of an adapter: `sampling`, with the adapter's own
+        `max_new_tokens` if its folder names one."""
         if adapter is None or not isinstance(self.language_model, LanguageModel):
             return self.sampling
         limit = self.language_model.adapters.limits.get(adapter, self.sampling.max_new_tokens)

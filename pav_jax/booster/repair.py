@@ -1,5 +1,6 @@
 """A rewrite without the sentences that contradict its prompt, and with what it lost said again."""
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -43,8 +44,13 @@ def without_faults(rewrite: str, prompt: str) -> str:
     return text
 
 
-def _faults(judgement: Judgement) -> tuple[int, float]:
-    """How much a rewrite says that it should not, and how much of the prompt it does not say."""
+def _faults(judgement: Judgement) -> tuple[float, float]:
+    """The number of contradictions and additions, then FAITH with the sign of a loss.
+
+    A text that FAITH cannot read is the worst.
+    """
+    if math.isnan(judgement.score):
+        return math.inf, 0.0
     return len(judgement.contradicted) + len(judgement.added), -judgement.score
 
 

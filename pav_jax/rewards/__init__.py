@@ -1,7 +1,8 @@
 """Rewards: scores of videos and rewrites. Public names are imported at first use."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pav_jax.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from pav_jax.rewards.aesthetic import Aesthetic
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from pav_jax.rewards.vision_questions import VisionQuestions
     from pav_jax.rewards.vqascore import VQAScore
 
-_MODULES = {
+_SOURCES = {
     "Aesthetic": "aesthetic",
     "ClipAlignment": "clip_alignment",
     "ClipConsistency": "clip_consistency",
@@ -72,13 +73,7 @@ __all__ = [
     "as_reward",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_names(__name__, _SOURCES)
 
 
 def __dir__() -> list[str]:

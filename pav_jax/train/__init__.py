@@ -4,14 +4,15 @@
 `sft_trainer`, `dpo_trainer` and `grpo_trainer`. Each name is imported when it is first used.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pav_jax.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from pav_jax.train.api import dpo, grpo, sft
     from pav_jax.train.config import DPOConfig, GRPOConfig, SFTConfig
 
-_MODULE_OF = {
+_SOURCES = {
     "sft": "api",
     "dpo": "api",
     "grpo": "api",
@@ -22,13 +23,7 @@ _MODULE_OF = {
 
 __all__ = ["DPOConfig", "GRPOConfig", "SFTConfig", "dpo", "grpo", "sft"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_names(__name__, _SOURCES)
 
 
 def __dir__() -> list[str]:

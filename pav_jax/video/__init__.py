@@ -4,8 +4,9 @@ Each name is imported from its module on first use, so that a module such as `im
 models.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pav_jax.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from pav_jax.video.generation_config import GenerationConfig
@@ -31,10 +32,4 @@ __all__ = [
     "load_generator",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _SOURCES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_SOURCES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_names(__name__, _SOURCES)

@@ -36,6 +36,11 @@ SENTENCES = (
             "Two red kites soar over a beach. The sea shines.",
         ),
         ("a red car", "A blue car waits.", "A blue car waits."),
+        (
+            "a red car",
+            "A blue car waits. Das Auto und die Straße sind nass.",
+            "A blue car waits. Das Auto und die Straße sind nass.",
+        ),
         ("a red car", "A red car waits. It is wet.", "A red car waits. It is wet."),
         (
             'a sign that says "Dr. No. 5", no people',
