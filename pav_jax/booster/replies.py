@@ -14,8 +14,8 @@ from pav_jax.rewards.faith.judge import MAX_CHARACTERS
 
 WHITESPACE_CONTROLS = "\t\n\r\v\f\x1c\x1d\x1e\x1f\x85"
 JSON_KEYS = ("prompt", "refined", "rewrite", "rewritten_prompt", "refined_prompt", "description")
-LOOP_WORDS = 4  # a text loops where as many words in a row ...
-LOOP_REPEATS = 3  # ... come as often
+LOOP_WORDS = 4  # length of a group of words that is counted
+LOOP_REPEATS = 3  # occurrences of a group that make a text a loop
 MIN_LOOP_WORDS = 20
 MAX_REPEATED = 0.35  # share of groups of three words that were said before
 MIN_VERSES = 4
@@ -216,14 +216,14 @@ def _talk_problem(scene: str, prompt: str) -> str:
 
 
 def _is_loop(words: Sequence[str], own: Sequence[str]) -> bool:
-    """Whether a word comes four times running, the same four words come three times, or many groups
-    of three words come again.
+    """Whether a word occurs four times in a row, a group of four words three times, or many groups
+    of three words more than once.
 
     None of the 2,529 published rewrites of VBench's prompts has the same four words three times.
 
     Args:
       words: of a rewrite.
-      own: of its prompt; what comes again there may come again.
+      own: of its prompt; what is repeated there may be repeated.
     """
     if num_repeats(words) > max(LOOP_REPEATS - 1, num_repeats(own)):
         return True
@@ -236,6 +236,6 @@ def _is_loop(words: Sequence[str], own: Sequence[str]) -> bool:
 
 
 def num_repeats(words: Sequence[str]) -> int:
-    """How often the most frequent group of `LOOP_WORDS` words in a row comes."""
+    """How often the most frequent group of `LOOP_WORDS` words in a row occurs."""
     groups = collections.Counter(zip(*(words[i:] for i in range(LOOP_WORDS)), strict=False))
     return max(groups.values(), default=0)

@@ -157,7 +157,7 @@ def test_from_pretrained_huge_size(name, tmp_path):
                 except BadInput as error:
                     assert "\n" not in str(error)
                 # a second is usual; the shapes of a million layers take hours
-                assert time.thread_time() - start < 300, (file, key, wrong)
+                assert time.thread_time() - start < 60, (file, key, wrong)
                 assert peak_memory() - before < 2**30, (file, key, wrong)
             parent[key] = valid
         file.write_text(text)

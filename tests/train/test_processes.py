@@ -132,7 +132,7 @@ def test_run_resumed_after_process_failure(alone, tmp_path):
     first, second = start(tmp_path, 12)
     wait_for_steps(first, tmp_path / "sft", 4)
     second.send_signal(signal.SIGKILL)
-    assert first.wait(timeout=600) != 0  # and does not wait for ever
+    assert first.wait(timeout=90) != 0  # and does not wait for ever
     before = losses(tmp_path / "sft")
     assert 4 <= len(before) < 12 and any((tmp_path / "sft" / "checkpoints").iterdir())
     shutil.copytree(tmp_path, copy := tmp_path.with_name("copy"))
@@ -155,8 +155,8 @@ def test_run_sigterm_outside_of_training(alone, tmp_path):
     first, second = start(tmp_path, 4000)
     assert second.stdout.readline()  # before the first training
     second.send_signal(signal.SIGTERM)
-    assert second.wait(timeout=600) == -signal.SIGTERM
-    assert first.wait(timeout=600) == EXIT_LOST_PEER
+    assert second.wait(timeout=90) == -signal.SIGTERM
+    assert first.wait(timeout=90) == EXIT_LOST_PEER
 
 
 @pytest.mark.slow
