@@ -1,7 +1,7 @@
 """A config.json with far too large sizes is refused before anything has those sizes."""
 
 import json
-import time
+import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,6 +32,7 @@ from pav_jax.models.wan.transformer import WanConfig
 from pav_jax.models.wan.vae import WanVAEConfig
 from pav_jax.video import VideoModel
 from tests.campaigns import IS_REQUESTED
+from tests.growth import seconds
 from tests.peak_memory import peak_memory, reset_peak_memory
 from tests.tiny.byte_language_model import tiny_language_model
 from tests.video.tiny_opensora import random_model as tiny_opensora
@@ -131,10 +132,24 @@ MODELS = {
 SAME_AS_WAN = ("text_encoder",)  # a T5
 
 
+def loads_within(limit: float, load: type, folder: pathlib.Path) -> bool:
+    """Whether a folder is loaded, or refused in one line, in so many seconds of this thread."""
+
+    def load_or_refuse():
+        folders._traced_shapes.cache_clear()
+        try:
+            load.from_pretrained(str(folder), dtype="float32")
+        except BadInput as error:
+            assert "\n" not in str(error)
+
+    # a second is usual; other processes may slow one call down
+    return any(seconds(load_or_refuse) < limit for _ in range(2))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_from_pretrained_huge_size(name, tmp_path):
-    """Loading takes neither hours nor memory: also sizes below the limit of `check_sizes`."""
+    """Loading takes neither time nor memory: also sizes below the limit of `check_sizes`."""
     make, pattern = MODELS[name]
     make().save_pretrained(tmp_path)
     load = LanguageModel if name == "llama" else VideoModel
@@ -151,13 +166,7 @@ def test_from_pretrained_huge_size(name, tmp_path):
                 parent[key] = wrong
                 file.write_text(json.dumps(fields))
                 before = reset_peak_memory()
-                start = time.thread_time()
-                try:
-                    load.from_pretrained(str(tmp_path), dtype="float32")
-                except BadInput as error:
-                    assert "\n" not in str(error)
-                # a second is usual; the shapes of a million layers take hours
-                assert time.thread_time() - start < 60, (file, key, wrong)
+                assert loads_within(10, load, tmp_path), (file, key, wrong)
                 assert peak_memory() - before < 2**30, (file, key, wrong)
             parent[key] = valid
         file.write_text(text)
