@@ -150,8 +150,12 @@ def run(args: argparse.Namespace) -> None:
     with server.bind(args.host, args.port) as listener:
         previewer = None if args.generator is None else _load_previewer(args.generator)
         with contextlib.closing(_load(args, guard)) as backend:
-            _announce(args, backend, listener.getsockname()[1], bool(key))
-            server.serve(app.Server(backend, limits, key, previewer), listener)
+            port = listener.getsockname()[1]
+            server.serve(
+                app.Server(backend, limits, key, previewer),
+                listener,
+                lambda: _announce(args, backend, port, bool(key)),
+            )
 
 
 def _load(args: argparse.Namespace, guard: Mapping[str, Any]) -> "Backend":

@@ -4,6 +4,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
@@ -20,10 +21,17 @@ GRACE_S = 5  # beyond the time limit of requests, for connections to close
 class DrainingServer(uvicorn.Server):
     """Refuses new requests after the first signal, ends when none is left, or at the second."""
 
-    def __init__(self, config: uvicorn.Config, state: ServerState):
+    def __init__(self, config: uvicorn.Config, state: ServerState, announce: Callable[[], None]):
         super().__init__(config)
         self._state = state
+        self._announce = announce
         self._end = float("inf")
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and only then say so: clients connect as soon as they read it."""
+        await super().startup(sockets)
+        if self.started:
+            self._announce()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Handle SIGTERM or SIGINT."""
@@ -67,10 +75,15 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(server: Server, listener: socket.socket) -> None:
+def serve(server: Server, listener: socket.socket, announce: Callable[[], None]) -> None:
     """Answer requests until a signal; what runs is finished.
 
     The log has one line for each request, without anything that users wrote.
+
+    Args:
+      server: the routes.
+      listener: of `bind`.
+      announce: called once connections are accepted.
     """
     config = uvicorn.Config(
         server.app,
@@ -81,4 +94,4 @@ def serve(server: Server, listener: socket.socket) -> None:
         server_header=False,
     )
     with texts_withheld(sys.stderr):
-        DrainingServer(config, server.state).run(sockets=[listener])
+        DrainingServer(config, server.state, announce).run(sockets=[listener])

@@ -83,14 +83,14 @@ class Gate:
 
 
 @contextlib.contextmanager
-def running(backend, limits=None, key="", previewer=None):
+def running(backend, limits=None, key="", previewer=None, announce=lambda port: None):
     """Yield (address, its state, uvicorn's server, thread) of a server on a free port."""
     listener = bind("127.0.0.1", 0)
     server = Server(backend, limits or ServeLimits(), key, previewer)
     config = uvicorn.Config(server.app, log_config=None, timeout_graceful_shutdown=2)
-    process = DrainingServer(config, server.state)
-    thread = threading.Thread(target=process.run, kwargs={"sockets": [listener]}, daemon=True)
     port = listener.getsockname()[1]
+    process = DrainingServer(config, server.state, lambda: announce(port))
+    thread = threading.Thread(target=process.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     while not process.started:
         assert thread.is_alive()

@@ -79,6 +79,17 @@ def test_garbage_on_the_port_does_no_harm():
         assert post(f"{address}/refine", {"prompt": "x"}).json()["refined"] == "X"
 
 
+def test_address_is_announced_when_it_takes_connections():
+    connected = []
+
+    def announce(port):
+        with socket.create_connection(("127.0.0.1", port), timeout=5):
+            connected.append(port)
+
+    with running(FakeBackend(), announce=announce):
+        assert len(connected) == 1
+
+
 def test_signal_finishes_what_runs_and_refuses_the_rest(capfd):
     gate = Gate()
     with running(FakeBackend(gate)) as (address, state, process, thread):
