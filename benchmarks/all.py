@@ -59,6 +59,8 @@ def benchmarks(runs: Path) -> dict[str, Benchmark]:
         for seed, workdir in enumerate(workdirs)
     ]
     seeds = f"python benchmarks/mini_seeds.py {' '.join(workdirs)}"
+    quick = f"{runs}/mini_quick"
+    quick_recipe = f"pav run --config=configs/mini.py --workdir={quick}"
     generate = "python benchmarks/generate.py"
     return {
         "evolve": Benchmark(("python benchmarks/evolve.py",), is_quick=True),
@@ -75,6 +77,15 @@ def benchmarks(runs: Path) -> dict[str, Benchmark]:
             (f"{generate} --model=cogvideox --repeats=1",), devices=cores
         ),
         "generate_wan": Benchmark((f"{generate} --model=wan --repeats=1",), devices=cores),
+        "generate_wan22": Benchmark(
+            (f"{generate} --model=wan22 --repeats=1",), is_quick=True, devices=cores
+        ),
+        "mini": Benchmark(
+            (quick_recipe, f"python benchmarks/mini_seeds.py --quick {quick}"), is_quick=True
+        ),
+        "mini_guard": Benchmark(
+            (quick_recipe, f"python benchmarks/mini_guard.py {quick}"), is_quick=True
+        ),
         "mini_seeds": Benchmark((*recipes, seeds)),
     }
 

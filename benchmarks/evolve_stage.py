@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from generate_models import Operations
 from pav_jax.checkpoints.embedded import CHECKPOINTS
 from pav_jax.config import load
 from pav_jax.recipe import Recipe
@@ -133,6 +134,15 @@ def write_work(folder: Path, recipe: Recipe, pool: list[Candidate]) -> None:
     (folder / "work.json").write_text(json.dumps(work), encoding="utf-8")
 
 
+def flops_per_video(generator: Any) -> float:
+    """Of one guided video, by formula. The text of the other branch is encoded once for all."""
+    used, family = generator.settings, generator.family
+    shape, _ = family.latent_shape(*video_size(family, used))
+    operations = Operations.of(family, shape)
+    steps = 2 * used.num_inference_steps * operations.denoiser
+    return operations.text + steps + operations.decoder
+
+
 def main() -> None:
     """Runs the stage and writes stage.json; without --first-only also what the other side needs."""
     parser = argparse.ArgumentParser(
@@ -158,6 +168,7 @@ def main() -> None:
         "load_seconds": load_seconds,
         "devices": jax.local_device_count(),
         "batch_size": recipe.config.generator.batch_size,
+        "flops_per_video": flops_per_video(models.generator),
     }
     if not arguments.first_only:
         runs = [time_stage(recipe) for _ in range(arguments.repeats)] or [(first, pool)]

@@ -10,10 +10,11 @@ and dtype.
 
 Prints four rows: the text encoder on one batch, one guided evaluation of the denoiser, decoding,
 and everything from prompts to frames in `--num-inference-steps` steps. FLOPs are counted by
-formula, the same for both sides, so that FLOP/s refer to the work that the model needs. The two
-sides alternate, `--repeats` times after a warm-up; the best time of each is printed, and the
-largest difference of their outputs. With JAX_NUM_CPU_DEVICES=2 pav_jax splits over two devices
-what torch splits over two threads: videos, or the two branches of guidance if there is one video.
+formula, the same for both sides, so that FLOP/s refer to the work that the model needs; "of peak"
+is their share of what the device can reach. The two sides alternate, `--repeats` times after a
+warm-up; the best time of each is printed, and the largest difference of their outputs. With
+JAX_NUM_CPU_DEVICES=2 pav_jax splits over two devices what torch splits over two threads: videos, or
+the two branches of guidance if there is one video.
 
 Compilation is timed in separate processes, without import and loading, with an empty and with a
 filled persistent compilation cache of JAX.
@@ -39,7 +40,7 @@ from rich.table import Table
 
 import generate_models
 from generate_compile import time_in_processes
-from machine import cpu_model, write_result
+from machine import cpu_model, product_rate, write_result
 from pav_jax.parallel.chips import peak_flops
 from pav_jax.parallel.mesh import batch_mesh, make_mesh
 from pav_jax.video import VideoModel
@@ -313,17 +314,26 @@ def main() -> None:
         compiled = time_in_processes(
             folder, arguments.batch_size, made.settings.num_inference_steps, arguments.gpu
         )
-    show(rows, made, compiled, arguments.gpu)
+    # what a CPU reaches depends on the machine and on what else it does
+    best = peak_flops(jax.devices()[0].device_kind) if arguments.gpu else product_rate()
+    show(rows, made, compiled, arguments.gpu, best)
     result = {"rows": list(map(dataclasses.asdict, rows)), "compiled": compiled}
-    write_result(arguments.json, result | {"batch_size": made.settings.batch_size})
+    result |= {"batch_size": made.settings.batch_size, "peak_flops_per_second": best}
+    write_result(arguments.json, result)
 
 
-def show(rows: list[Row], model: VideoModel, compiled: list[dict], gpu: bool) -> None:
+def show(
+    rows: list[Row], model: VideoModel, compiled: list[dict], gpu: bool, best: float | None
+) -> None:
+    """Print the tables.
+
+    Args:
+      best: FLOP/s that the device can reach; None: unknown.
+    """
     console = Console(width=120)
     device = jax.devices()[0]
     frames, height, width = sizes(model)
     family = model.family
-    best = peak_flops(device.device_kind)
     vae = family.vae.config
     channels = getattr(vae, "block_out_channels", None) or [vae.base_dim * m for m in vae.dim_mult]
     console.print(
@@ -359,6 +369,9 @@ def show(rows: list[Row], model: VideoModel, compiled: list[dict], gpu: bool) ->
             *(f"{rate / best:.0%}" for rate in rates if best),
         )
     console.print(table)
+    if best:
+        name = "the chip's peak" if gpu else "a large float32 matrix product by numpy"
+        console.print(f"peak: {name}, {best / 1e9:.0f} GFLOP/s")
     table = Table("seconds to", *compiled[0], "all")
     for kind in ("trace", "compile"):
         for label, process in zip(("", ", cached"), compiled, strict=True):

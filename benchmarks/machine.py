@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 DEVICES = os.environ.get("JAX_NUM_CPU_DEVICES")  # that the user set; scripts may set it later
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "diffusers", "transformers", "trl", "peft")
 
@@ -35,6 +37,13 @@ def fastest(call: Callable[[], object], repeats: int) -> float:
         call()
         seconds.append(time.perf_counter() - start)
     return min(seconds)
+
+
+def product_rate(size: int = 2048, repeats: int = 5) -> float:
+    """FLOP/s of the fastest product of two square float32 matrices by numpy's BLAS on all cores:
+    what a float32 program can reach at most on this machine, now."""
+    matrix = np.random.default_rng(0).standard_normal((size, size), dtype=np.float32)
+    return 2 * size**3 / fastest(lambda: matrix @ matrix, repeats)
 
 
 def versions() -> dict[str, str]:

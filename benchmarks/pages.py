@@ -108,6 +108,13 @@ def evolve(result: Result) -> str:
             f" compiled programs, {ours['first_seconds_cached']:.1f} s with a filled one, and"
             f" {fastest:.1f} s after compilation."
         )
+    if "largest_ratio" in result:
+        text += (
+            f" Generating takes {ours['flops_per_video'] / 1e9:.1f} GFLOP a candidate. At the"
+            f" {result['product_flops_per_second'] / 1e9:.0f} GFLOP/s that a large float32 matrix"
+            f" product reaches on these cores, no program could be more than"
+            f" {result['largest_ratio']:.1f} times as fast as the published order."
+        )
     scores = ", ".join(f"{name} {value:.0e}" for name, value in apart["scores"].items())
     return text + (
         f" Largest difference of a video: {apart['video_steps']} of 255"
@@ -130,6 +137,8 @@ def generate(what: str) -> Callable[[Result], str]:
         compiling = [sum(p["compile"] for p in run.values()) for run in result["compiled"]]
         text = f"{'; '.join(parts)}. Compiling {compiling[0]:.2g} s, from the cache"
         text += f" {compiling[1]:.2g} s"
+        if best := result.get("peak_flops_per_second"):
+            text += f". A large matrix product: {best / 1e9:.0f} GFLOP/s"
         largest = max(measured["difference"] for measured in result["rows"])
         return row(
             f"{what}, float32, batch {result['batch_size']}: seconds, ours and diffusers' (largest"
@@ -229,6 +238,27 @@ def mini_seeds(result: Result) -> str:
     return f"{text}\nChecked: {verdict}.\n"
 
 
+def mini_guard(result: Result) -> str:
+    """The tables of the guard on the embedded world, one for each prompt set."""
+    text = f"\n{origin(result)}.\n"
+    for name, systems in result["sets"].items():
+        cells = []
+        for system, sides in systems.items():
+            for mode, side in zip(("off", "on"), sides, strict=True):
+                mean, low, high = side["gain"]
+                units = [
+                    f"{side['units'][kind]:.3g}" for kind in ("missing", "contradicted", "added")
+                ]
+                cells.append(
+                    [system, mode, f"{mean:+.2f} ({low:+.2f}, {high:+.2f})", f"{side['FAITH']:.3f}"]
+                    + [*units, f"{side['words']:.0f}", f"{side['reverted']}"]
+                )
+        header = ["guard", "overall - original", "FAITH", "missing", "contradicted", "added"]
+        prompts = next(iter(systems.values()))[0]["prompts"]
+        text += table([f"{name}, {prompts} prompts", *header, "words", "reverted"], cells)
+    return f"{text}\n"
+
+
 def _number(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
@@ -248,9 +278,15 @@ FORMATTERS: dict[str, Callable[[Result], str]] = {
         "a Wan of width 512, 8 layers, 13 x 32 x 32 latents, VAE of a sixth of the published"
         " width, random weights"
     ),
+    "generate_wan22": generate(
+        "a Wan 2.2 TI2V of width 512, 8 layers, 13 x 16 x 16 latents, VAE of an eighth of the"
+        " published width, random weights"
+    ),
     "sample_continue": sample_continue,
     "sample_rewrite": sample_rewrite,
     "train": train,
     "score": score,
+    "mini": mini_seeds,
+    "mini_guard": mini_guard,
     "mini_seeds": mini_seeds,
 }
