@@ -132,15 +132,25 @@ def measure_guarded(
     """Return numbers of the rewrites of held-out prompts by a guarded booster, and these rewrites.
 
     A prompt that comes back unchanged has FAITH 1; "guarded: FAITH of rewrites" is without these.
+    "guarded: copies" is the share of the others that repeat the prompt, up to case and full stop.
     """
     rewrites = vbench.rewrite(booster, held)
     return {
         "guarded: FAITH": finite_mean([r.faith for r in rewrites]),
         "guarded: FAITH of rewrites": finite_mean([r.faith for r in rewrites if not r.reason]),
         "guarded: unchanged": statistics.mean(bool(r.reason) for r in rewrites),
+        "guarded: copies": statistics.mean(not r.reason and is_copy(r) for r in rewrites),
         "guarded: words": statistics.mean(len(r.refined.split()) for r in rewrites),
         "guarded: loops": statistics.mean(vbench.has_loop(r.refined) for r in rewrites),
     }, rewrites
+
+
+def is_copy(rewrite: Refinement) -> bool:
+    """Whether a rewrite says nothing but its prompt."""
+    refined, original = (
+        text.strip().rstrip(".").casefold() for text in (rewrite.refined, rewrite.original)
+    )
+    return refined == original
 
 
 def write_examples(measured: Path, workdir: Path) -> None:

@@ -266,6 +266,8 @@ class GuardedPrompt:
         ordered = sorted(rewrites, key=lambda rewrite: rewrite.loss)
         faults = [self._problem(rewrite) for rewrite in ordered]
         sound = [rewrite for rewrite, fault in zip(ordered, faults, strict=True) if not fault]
+        # a copy of the prompt is perfectly faithful, and of no use
+        sound = [rewrite for rewrite in sound if not self._is_copy(rewrite)] or sound
         best = next(iter(self._likely_first(sound, likelihood)), None)
         if best is None:
             repaired = map(self._repair, self._likely_first(ordered, likelihood))
@@ -292,6 +294,11 @@ class GuardedPrompt:
 
     def _judge(self, text: str) -> Rewrite:
         return Rewrite(text, judge(self.scene, text), self.parsed.missing_terms(text, self.terms))
+
+    def _is_copy(self, rewrite: Rewrite) -> bool:
+        """Whether a rewrite says nothing but the scene, up to case and the last full stop."""
+        texts = (rewrite.text, self.scene)
+        return len({text.strip().rstrip(".").casefold() for text in texts}) == 1
 
     def _is_unread(self, rewrite: Rewrite) -> bool:
         """Whether FAITH can read the prompt but not the rewrite."""

@@ -40,6 +40,13 @@ def test_refine_most_likely_among_equals():
     assert calls == [("a dog runs", replies[:2])]
 
 
+def test_refine_copy_of_the_prompt_is_last():
+    prompt = "a dog runs in the snow, no people"
+    rewrite = "A small dog runs in the snow, no people."
+    assert first(prompt, "A dog runs in the snow, no people.", rewrite).refined == rewrite
+    assert first(prompt, "A dog runs in the snow.", f"{prompt}.").refined == f"{prompt}."
+
+
 def test_refine_groups_of_samples():
     replies = ["A dog runs over grass.", "A cat.", "A dog.", "A dog runs on sand."]
     refinements = refine("a dog runs", *replies, n=2, samples=2)
