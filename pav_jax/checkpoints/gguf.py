@@ -5,13 +5,14 @@ Source: the GGUF specification (ggml-org/ggml, docs/gguf.md) and the PyPI packag
 parses the file and dequantizes.
 """
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from gguf import GGUFReader, GGUFValueType, dequantize
+from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, dequantize
 from transformers import PreTrainedTokenizerFast
 
 from pav_jax.checkpoints import gguf_header, gguf_layout, gguf_tokenizers
@@ -277,6 +278,17 @@ class _Reader(GGUFReader):
         return items, offset - start
 
 
+def _dequantized(data: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:
+    """The float32 values of a tensor.
+
+    The package dequantizes 16 rows at a time. Joined rows, which have whole blocks as well, take it
+    less than half of the time.
+    """
+    joined = math.gcd(len(data), 16)
+    values = np.asarray(dequantize(data.reshape(len(data) // joined, -1), kind), np.float32)
+    return values.reshape(*data.shape[:-1], -1)
+
+
 class _Tensors(Mapping[str, np.ndarray]):
     def __init__(
         self,
@@ -303,7 +315,7 @@ class _Tensors(Mapping[str, np.ndarray]):
     def __getitem__(self, name: str) -> np.ndarray:
         tensor = self._tensors[name]
         try:
-            array = np.asarray(dequantize(tensor.data, tensor.tensor_type), np.float32)
+            array = _dequantized(tensor.data, tensor.tensor_type)
             return self._architecture.from_gguf(array, name, self._config)
         except (ValueError, NotImplementedError) as error:
             raise BadInput(
