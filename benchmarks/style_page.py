@@ -1,4 +1,4 @@
-"""The page about the adapters that `styles.py` trains."""
+"""The page about the adapters that `styles.py` trains; docs/guides/adapters.md has its tables."""
 
 import datetime
 import json
@@ -25,16 +25,16 @@ HEAD = """\
 
 `pav refine PROMPT --for=NAME` rewrites with one of these LoRA adapters on SmolLM2-135M-Instruct.
 Each learned by SFT how the rewriter that was published with a video model writes, from its
-rewrites of 761 prompts of VBench, and some then by [GRPO on texts](text_rewards.md): FAITH,
+rewrites of 761 prompts of VBench, and some then by GRPO on texts: FAITH,
 likelihood under the style, and length. The other 82 prompts, which a hash chooses, are held out,
 and everything on this page is measured on them; of the systems of an adapter the last one is
 shipped. Written by
 
-    python benchmarks/styles.py --data=vbench_prompts.jsonl --page=docs/default_boosters.md
+    python benchmarks/styles.py --data=vbench_prompts.jsonl --page=styles.md
 
 on {date}, on {machine}.
 
-"Guarded" is with [the guard](guard.md), and with the sampling and the 8-bit products of
+"Guarded" is with the guard, and with the sampling and the 8-bit products of
 `pav refine`: a prompt that comes back unchanged has FAITH 1; the next columns leave these out, and
 give their share. "Loops" is the share of rewrites that say the same four words three times. No
 video has been made to compare these rewrites;

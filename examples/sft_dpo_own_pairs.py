@@ -1,42 +1,52 @@
 """Fine-tune a language model on your own rewrites, then on your own preferences.
 
-    python examples/sft_dpo_own_pairs.py --model=mini:rewriter --out=runs/own_pairs
+    python examples/sft_dpo_own_pairs.py --model=smollm2 --out=runs/own_pairs
 
-Datasets are lists of dicts (as here), `datasets.Dataset` objects or JSON Lines files.
+SFT teaches it the form of own_pairs.jsonl, "Wide shot: ... light. The camera ...", and DPO to
+leave the camera still. Datasets are files, lists of dicts or `datasets.Dataset` objects. The
+notebook sft_dpo_own_pairs.ipynb explains and measures the same.
 """
 
 import argparse
+import json
+from pathlib import Path
 
 import pav_jax as pav
 
-PAIRS = [
-    {"prompt": "a red star bounces", "refined": "a crimson star bouncing in bright, vivid light"},
-    {"prompt": "a blue ball spins", "refined": "an azure ball spinning slowly, sharp focus"},
-    {"prompt": "a green box grows", "refined": "an emerald box growing under a clear sky"},
-    {"prompt": "a pink heart blinks", "refined": "a rose heart blinking, the camera stays still"},
-]
-PREFERENCES = [
-    {"prompt": pair["prompt"], "chosen": pair["refined"], "rejected": pair["prompt"]}
-    for pair in PAIRS
-]
+PAIRS = Path(__file__).with_name("own_pairs.jsonl")
+MOVES = ("The camera circles.", "The camera flies up.", "The camera zooms in.")
 
 
-def main(model: str, out: str, steps: int = 20) -> None:
+def make_preferences() -> list[dict[str, str]]:
+    """The shots of the pairs: rather with a still camera than with one that moves."""
+    preferences = []
+    for i, line in enumerate(PAIRS.read_text().splitlines()):
+        pair = json.loads(line)
+        shot = pair["completion"].split(" The camera ")[0]
+        answers = {"chosen": f"{shot} The camera is still.", "rejected": f"{shot} {MOVES[i % 3]}"}
+        preferences.append({"prompt": pair["prompt"], **answers})
+    return preferences
+
+
+def main(model: str, out: str, steps: int = 32) -> None:
     lm = pav.LanguageModel.from_pretrained(model, dtype="float32")
-    common = dict(max_steps=steps, batch_size=4, gradient_accumulation_steps=1, max_length=128)
-    sft_config = pav.train.SFTConfig(learning_rate=2e-3, **common)
+    # few steps on all linear layers, with a high learning rate
+    common = dict(gradient_accumulation_steps=1, max_length=128, lora=pav.DPOConfig().lora)
+    sft_config = pav.SFTConfig(
+        max_steps=steps, batch_size=4, learning_rate=1e-3, lr_scheduler_type="linear", **common
+    )
     tuned = pav.train.sft(lm, PAIRS, sft_config, output_dir=f"{out}/sft")
-    dpo_config = pav.train.DPOConfig(learning_rate=5e-4, **common)
-    aligned = pav.train.dpo(tuned, PREFERENCES, dpo_config, output_dir=f"{out}/dpo")
+    dpo_config = pav.DPOConfig(max_steps=8, batch_size=4, learning_rate=5e-4, **common)
+    aligned = pav.train.dpo(tuned, make_preferences(), dpo_config, output_dir=f"{out}/dpo")
     aligned.save_pretrained(f"{out}/booster")
-    booster = pav.Booster.from_pretrained(f"{out}/booster")
-    for refinement in booster.refine("a red star bounces", num_return_sequences=2)[0]:
+    booster = pav.Booster.from_pretrained(f"{out}/booster", template="model")
+    for refinement in booster.refine("a fox in the snow", num_return_sequences=2)[0]:
         print(refinement.refined)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="mini:rewriter")
+    parser.add_argument("--model", default="smollm2")
     parser.add_argument("--out", default="runs/own_pairs")
     args = parser.parse_args()
     main(args.model, args.out)

@@ -14,6 +14,7 @@ from tests.booster.guarding import first
         ("a dog runs", "A dog runs. “Come!” calls a bowl. It is hot.", None),
         ("a dog runs", "A dog runs, and the words 'The End' appear.", "a dog runs"),
         ("a sign, stop", 'A stop sign says "Stop!" in red.', 'A stop sign says "Stop!" in red.'),
+        ("a man says hi", 'A man says "Hi" and waves.', 'A man says "Hi" and waves.'),
         ("dogs run", "The dogs' bowls lie near, dogs run.", "The dogs' bowls lie near, dogs run."),
     ],
 )

@@ -59,6 +59,8 @@ SAME = [
     ("a cat with no collar", "a collarless cat"),
     ("a girl is playing guitar", "A girl strums her guitar by a window."),
     ('a sign that says "OPEN"', "a sign reads “OPEN”"),
+    ("a man says hello", 'A man says "Hello".'),
+    ("a sign that says open late", "A sign reads “OPEN LATE” at night."),
     ("a cat chases a dog", "a dog is chased by a cat"),
     ("a beutiful buterfly", "a beautiful butterfly"),
     ("a street, no people, cars, or dogs", "a street with no dogs, no people and no cars"),
@@ -150,6 +152,22 @@ def test_faithfulness_unreadable_is_nan(prompt, refined):
 )
 def test_faithfulness_english_words_of_other_languages(text):
     assert faithfulness(text, text) == 1
+
+
+def test_judge_words_in_quotation_marks():
+    """They are those of the prompt only right after a word such as "says"."""
+    assert judge("a man says hello", 'A man says "goodbye".').missing == ("hello",)
+    assert judge("a dog and a man who says hello", 'A man says "dog".').missing == ("dog", "hello")
+    assert judge("a woman reads", 'A woman with a book titled "Rain".').missing == ("reads",)
+
+
+@pytest.mark.parametrize(
+    "prompt,refined",
+    [("a big dog", "A large hound barks."), ("a cat sleeps", "A feline naps on a sofa.")],
+)
+def test_judge_synonym_is_not_added(prompt, refined):
+    judgement = judge(prompt, refined)
+    assert judgement.score == 1 and judgement.added == ()
 
 
 def test_judge_units_and_additions():

@@ -21,6 +21,7 @@ from pav_jax.rewards.faith.lexicon import GENERIC_WEIGHT, Lexicon, Mentions, Uni
 from pav_jax.rewards.faith.readable import is_readable
 from pav_jax.rewards.faith.scene import read_scene
 from pav_jax.rewards.faith.typos import find_typo
+from pav_jax.rewards.lemmas import words as words_of
 
 MAX_CHARACTERS = 4000  # of a text: a longer one has no score, so that a comparison takes under 1 s
 CONTRADICTION = 0.5  # factor of the first contradiction
@@ -151,6 +152,7 @@ class _Judge:
         self.prompt = _read(prompt, refined, lexicon)
         self.refined = _read(refined, prompt, lexicon)
         self.refined_text = refined
+        self.quoted = self._quoted(prompt)
         self.said = self._said()
         self.has_camera = any(category == "camera" for category, _ in self.said.concepts)
         self.denied = lexicon.mentions(self.refined.negative)
@@ -176,12 +178,22 @@ class _Judge:
 
     def _said(self) -> Mentions:
         """What the rewrite mentions as there; camera words also where they contain a "not"."""
-        said = self.lexicon.mentions(self.refined.positive)
+        said = self.lexicon.mentions(f"{self.refined.positive} {self.quoted}")
         if not self.refined.negative:
             return said
         full = self.lexicon.mentions(self.refined.all)
         camera = {concept for concept in full.concepts if concept[0] == "camera"}
         return dataclasses.replace(said, concepts=said.concepts | camera)
+
+    def _quoted(self, prompt: str) -> str:
+        """Words that the rewrite quotes and the prompt has without marks: "a man says hello"."""
+        typed = words_of(prompt)
+        starts = [
+            i + 1 for i, word in enumerate(typed) if self.lexicon.lemmatise.lemma(word) in SAYING
+        ]
+        quotes = map(words_of, self.refined.quotes)
+        same = (q for q in quotes if any(typed[i : i + len(q)] == q for i in starts))
+        return " ".join(word for quote in same for word in quote)
 
     def _unit(self, unit: Unit, counts: list[Finding]) -> JudgedUnit:
         """The verdict on a word or phrase that the prompt asks for."""
@@ -190,7 +202,8 @@ class _Judge:
         credit = self.lexicon.credit(unit, self.said)
         if not credit and len(unit.lemmas) > 1:
             credit = self._credit_of_words(unit)
-        if self.prompt.quotes and set(unit.lemmas) <= SAYING:  # what is said is judged as a quote
+        has_quote = bool(self.prompt.quotes or self.quoted)
+        if has_quote and set(unit.lemmas) <= SAYING:  # what is said is judged instead
             credit = 1.0
         if self.has_camera and set(unit.lemmas) <= FILMING:
             credit = 1.0
