@@ -269,8 +269,19 @@ def read_prompts(path: str, field: str | None = None) -> list[str]:
 def round_prompts(
     prompts: Sequence[str], max_prompts: int | None, round: int, rounds: int
 ) -> list[str]:
-    """New prompts of one round: its even share, at most `max_prompts` of them."""
+    """New prompts of one round: its even share, at most `max_prompts` of them.
+
+    Raises:
+      BadInput: there are fewer prompts than rounds.
+    """
     share = len(prompts) // rounds
+    if not share:
+        raise BadInput(
+            f"prefer.prompts: {rounds} rounds need {rounds} prompts or more, and there are"
+            f" {len(prompts)}; add some, or lower --config.rounds",
+            source="configuration",
+            field="prefer.prompts",
+        )
     size = share if max_prompts is None else min(max_prompts, share)
     return list(prompts[(round - 1) * size : round * size])
 

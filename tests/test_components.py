@@ -9,6 +9,12 @@ from tests.evolve.test_mixture import RecordingProposer
 from tests.tiny.byte_language_model import tiny_language_model
 
 
+def test_round_prompts_fewer_than_rounds():
+    with pytest.raises(BadInput, match="2 rounds need 2 prompts or more, and there are 1") as error:
+        components.round_prompts(["a dog"], None, 1, 2)
+    assert error.value.field == "prefer.prompts"
+
+
 @pytest.mark.parametrize(
     "max_prompts, rounds, size",
     [(None, 2, 50), (8, 2, 8), (8, 3, 8), (1000, 2, 50), (None, 3, 33), (None, 1, 100)],
