@@ -1,10 +1,11 @@
-"""Training examples of the mini VideoScore: corrupted videos with prompts, and labels for the video
-and for each frame.
+"""Training examples of the mini VideoScore and VideoReward: corrupted videos with prompts, and
+labels for the video and for each frame.
 
 Shapes: B rows, F frames shown.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -87,16 +88,26 @@ class _Prompt:
 
 
 class Examples:
-    """Batches as a function of the step number."""
+    """Batches as a function of the step number, for any judge.
 
-    def __init__(self, processor: Idefics2Processor, batch_size: int):
-        self.processor = processor
+    Attributes:
+      seed: of the batches.
+      shown: frames that the judge reads.
+    """
+
+    seed = 86
+    shown = frame_indices(FRAMES, FRAMES_SHOWN)
+
+    def __init__(self, batch_size: int):
         self.batch_size = batch_size
         self.rendered = training_videos.rendered_videos()
         self.generated = training_videos.generated_videos()
         self.changed_scenes, self.changed_videos = training_videos.changed_videos()
         self.changed_row = {index: row for row, (index, _, _) in enumerate(self.changed_scenes)}
-        self.shown = frame_indices(FRAMES, FRAMES_SHOWN)
+
+    def tokens(self, prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids of the texts about the videos, and their mask, each [B, T]."""
+        raise NotImplementedError
 
     def __call__(self, i: int) -> dict[str, np.ndarray]:
         """Makes the batch of step `i`.
@@ -110,9 +121,9 @@ class Examples:
           first frame passed [B, F], time in half seconds; moved [B, F, 5]; changed [B, F, 3], how
           far CHANGING_SLOTS have changed.
         """
-        rng = np.random.default_rng([86, i])
+        rng = np.random.default_rng([self.seed, i])
         rows = [self.draw_row(rng) for _ in range(self.batch_size)]
-        ids, mask = self.processor.texts([row.pop("text") for row in rows], TOKENS, "right")
+        ids, mask = self.tokens([row.pop("prompt") for row in rows])
         stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         return stacked | {"ids": ids, "mask": mask}
 
@@ -123,7 +134,7 @@ class Examples:
         severities = dict(example.corruptions)
         hurt = [severities.get(kind, 0) / (NUM_SEVERITIES - 1) for kind in CORRUPTION_KINDS]
         return {
-            "text": QUERY_TEXT.replace(SLOT, prompt.text) + FRAME * FRAMES_SHOWN,
+            "prompt": prompt.text,
             "frames": example.video[self.shown],
             "labels": corrupted_labels(example.scene, prompt.accuracy, example.corruptions),
             "asked": attributes([prompt.described])[0],
@@ -190,6 +201,19 @@ class Examples:
         if rng.random() < SECOND_CORRUPTION_SHARE:
             return [first, str(rng.choice([kind for kind in PLAIN_KINDS if kind != first]))]
         return [first]
+
+
+class VideoScoreExamples(Examples):
+    """Batches with VideoScore's tokens."""
+
+    def __init__(self, processor: Idefics2Processor, batch_size: int):
+        super().__init__(batch_size)
+        self.processor = processor
+
+    def tokens(self, prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens of the query with each prompt and of the frames, padded to TOKENS."""
+        texts = [QUERY_TEXT.replace(SLOT, prompt) + FRAME * FRAMES_SHOWN for prompt in prompts]
+        return self.processor.texts(texts, TOKENS, "right")
 
 
 def _apply_corruption(
