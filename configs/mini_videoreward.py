@@ -1,5 +1,5 @@
-"""The embedded models with a second held-out judge: the embedded VideoReward (visual quality, motion
-quality, text alignment), which gives a third score of alignment beside VideoScore's and CLIP's.
+"""The embedded models with a second held-out judge, the embedded VideoReward: visual quality,
+motion quality and text alignment, a third score of alignment beside VideoScore's and CLIP's.
 
     pav trust --config=configs/mini_videoreward.py --workdir=runs/trust_videoreward
     pav run --config=configs/mini_videoreward.py --workdir=runs/mini_videoreward
@@ -12,7 +12,8 @@ To optimize it, and hold VideoScore out, swap the two:
         --config.rewards.held_out="({'name': 'videoscore', 'path': 'mini:videoscore', \
             'query': 'mini:videoscore/query.txt', 'frames': 5, 'batch_size': 16},)" \
         --config.rewards.weights="{'VR_VQ': 1.0, 'VR_MQ': 1.0, 'VR_TA': 1.0}" \
-        --config.rewards.thresholds="{}" --config.prefer.weights="{}"
+        --config.rewards.thresholds="{}" --config.prefer.weights=None \
+        --config.calibrate.weights=None
 
 Hardware: 2 CPU cores and 4 GB of memory, no accelerator, no network.
 """

@@ -68,7 +68,7 @@ def test_tokenize_every_prompt_fits():
     assert tokens[0] == videoreward.CHAT_START and tokens[mask[0].sum() - 1] == videoreward.CHAT_END
 
 
-# ---------------------------------------------------------------------------------------- checkpoint
+# --------------------------------------------------------------------------------------- checkpoint
 
 
 def test_checkpoint_size():

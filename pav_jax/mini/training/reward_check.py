@@ -1,4 +1,4 @@
-"""Measures the mini VideoScore, MPS and VideoReward on unseen scenes and on unseen corruption types.
+"""Measures the mini VideoScore, MPS and VideoReward on unseen scenes and unseen corruption types.
 Prints the figures; exit status 1 if a check fails:
 
     python -m pav_jax.mini.training.reward_check
@@ -39,7 +39,7 @@ from pav_jax.mini.training.videoscore import FOLDER, QUERY
 from pav_jax.mini.training.videoscore_examples import FRAMES_SHOWN
 from pav_jax.rewards.mps import MPS
 from pav_jax.rewards.videoreward import VideoReward
-from pav_jax.rewards.videoscore import NAMES, VideoScore
+from pav_jax.rewards.videoscore import VideoScore
 from pav_jax.trust.corruptions import CAPTION_CORRUPTIONS, NUM_SEVERITIES, corrupt_caption
 from pav_jax.trust.measures import auc, severity_correlations
 
@@ -54,7 +54,7 @@ TRAINED = {
     "FC": ("jump", "colour change", "place change"),
 }
 FRAME_KINDS = HELD_OUT["VQ"]  # MPS sees single frames
-# VideoReward's dimensions that do not depend on the prompt; motion quality is the mean of two labels
+# VideoReward's dimensions that do not depend on the prompt
 VIDEOREWARD_TRAINED = {"VR_VQ": TRAINED["VQ"], "VR_MQ": (*TRAINED["TC"], *TRAINED["DD"])}
 VIDEOREWARD_HELD_OUT = {"VR_VQ": HELD_OUT["VQ"], "VR_MQ": (*HELD_OUT["TC"], *HELD_OUT["DD"])}
 

@@ -99,6 +99,7 @@ HEAD_SHAPES = {
     "right": (_WIDTH, len(PROMPT_SLOTS)),
     "hurt": (_WIDTH, len(CORRUPTION_KINDS)),
 }
+NUM_GENERATED = 128
 NUM_NORMALIZED = 1024  # examples that the scores' means and deviations are measured on
 
 
@@ -158,6 +159,9 @@ class VideoRewardExamples(Examples):
     """Batches with VideoReward's tokens, and where its scores are read."""
 
     seed = 87
+    # half as often as in VideoScore's examples, because there are few
+    num_generated = NUM_GENERATED
+    generated_share = 0.15
     shown = SHOWN
 
     def __init__(self, batch_size: int):

@@ -32,7 +32,6 @@ FRAMES_SHOWN = 5
 TOKENS = 48
 CLEAN_SHARE = 0.25
 SECOND_CORRUPTION_SHARE = 0.3
-GENERATED_SHARE = 0.3
 RECONSTRUCTED_SHARE = 0.2
 CHANGE_SHARE = 0.6  # of the corrupted videos that have a changed version
 # Number of wrong slots of the prompt -> probability. 3: the prompt of another scene.
@@ -92,16 +91,20 @@ class Examples:
 
     Attributes:
       seed: of the batches.
+      num_generated, generated_share: how many generated videos there are, and how often one of
+        them is drawn.
       shown: frames that the judge reads.
     """
 
     seed = 86
+    num_generated = training_videos.NUM_GENERATED
+    generated_share = 0.3
     shown = frame_indices(FRAMES, FRAMES_SHOWN)
 
     def __init__(self, batch_size: int):
         self.batch_size = batch_size
         self.rendered = training_videos.rendered_videos()
-        self.generated = training_videos.generated_videos()
+        self.generated = training_videos.generated_videos(self.num_generated)
         self.changed_scenes, self.changed_videos = training_videos.changed_videos()
         self.changed_row = {index: row for row, (index, _, _) in enumerate(self.changed_scenes)}
 
@@ -150,12 +153,12 @@ class Examples:
 
     def _draw_video(self, rng: np.random.Generator) -> _CorruptedVideo:
         draw = rng.random()
-        is_generated = draw < GENERATED_SHARE
+        is_generated = draw < self.generated_share
         scenes, videos = self.generated if is_generated else self.rendered
         if is_generated:
             low = 0
             high = len(scenes)
-        elif draw < GENERATED_SHARE + RECONSTRUCTED_SHARE:
+        elif draw < self.generated_share + RECONSTRUCTED_SHARE:
             low = 0
             high = training_videos.NUM_RECONSTRUCTED
         else:
