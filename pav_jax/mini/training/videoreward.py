@@ -21,7 +21,7 @@ from tokenizers import AddedToken
 from pav_jax.checkpoints import folder
 from pav_jax.checkpoints.embedded import CHECKPOINTS
 from pav_jax.checkpoints.qwen2_vl_judges import VIDEOREWARD_SETTINGS, VIDEOREWARD_TOKENS
-from pav_jax.mini.tokenizers import EOS, PAD, rewriter_tokenizer, save
+from pav_jax.mini.tokenizers import BOS, EOS, PAD, rewriter_tokenizer, save
 from pav_jax.mini.training import fit
 from pav_jax.mini.training.clip import FOLDER as CLIP_FOLDER
 from pav_jax.mini.training.clip import MEAN, STD
@@ -78,7 +78,7 @@ PAIRS = len(SHOWN) // 2  # of frames
 VECTORS = 9  # of a pair of frames
 TOKENS = 52  # of a training example
 BATCH_SIZE = 32
-STEPS = 1500
+STEPS = 1000
 LEARNING_RATE = 4e-3
 # Log odds of a preference per unit of the label's difference; labels are 1 to 4.
 SHARPNESS = 4.0
@@ -136,6 +136,7 @@ def config() -> Qwen2VLConfig:
         qkv_bias=True,
         # so that the slowest pair turns once in 50 tokens, about a text's length
         rope=Rope(10.0),
+        bos_token_id=BOS,
         pad_token_id=PAD,
         eos_token_id=EOS,
     )
