@@ -17,6 +17,7 @@ from pav_jax.mini.training import (
     mps,
     rewriter,
     vae,
+    videoreward,
     videoscore,
     videoscore_examples,
     wan,
@@ -31,6 +32,7 @@ from pav_jax.models.decoder import hf as llama_hf
 from pav_jax.models.idefics2 import hf as idefics2_hf
 from pav_jax.models.idefics2.model import Idefics2
 from pav_jax.models.mps import hf as mps_hf
+from pav_jax.models.qwen2_vl import hf as qwen2_vl_hf
 from pav_jax.models.t5 import T5Encoder
 from pav_jax.models.t5 import hf as t5_hf
 from pav_jax.models.wan import transformer_hf as wan_hf
@@ -47,6 +49,7 @@ FOLDERS = {
     "head": "clip/aesthetic_head",
     "rewriter": "rewriter",
     "videoscore": "videoscore",
+    "videoreward": "videoreward",
     "mps": "mps",
     "wan_text_encoder": "generator_wan/text_encoder",
     "wan_transformer": "generator_wan/transformer",
@@ -112,6 +115,7 @@ def test_checkpoints_bf16_and_finite(name):
         ("transformer", transformer_hf, lambda: generator.DENOISER),
         ("clip", clip_hf, clip.config),
         ("videoscore", idefics2_hf, videoscore.config),
+        ("videoreward", qwen2_vl_hf, videoreward.config),
         ("mps", mps_hf, mps.config),
         ("wan_text_encoder", t5_hf, wan.t5_config),
         ("wan_transformer", wan_hf, lambda: wan.DENOISER),
@@ -129,6 +133,7 @@ def test_checkpoints_config_matches_trainer(name, layout, declared):
         ("clip", tokenizers.clip_tokenizer),
         ("rewriter", tokenizers.rewriter_tokenizer),
         ("videoscore", videoscore.tokenizer),
+        ("videoreward", videoreward.tokenizer),
         ("mps", tokenizers.clip_tokenizer),
     ],
 )

@@ -1,4 +1,4 @@
-"""The embedded VideoScore and MPS on unseen scenes and corruption types;
+"""The embedded VideoScore, MPS and VideoReward on unseen scenes and corruption types;
 `python -m pav_jax.mini.training.reward_check` measures more."""
 
 import numpy as np
@@ -45,6 +45,24 @@ def test_videoscore_wrong_prompt(unseen, videoscore):
 def test_videoscore_quality_correlates_with_scene(unseen, videoscore):
     quality = [np.mean(scene.quality[:4]) for scene in unseen.scenes]
     assert np.corrcoef(quality, videoscore.score(unseen.videos, unseen.prompts)["VQ"])[0, 1] >= 0.6
+
+
+@pytest.fixture(scope="module")
+def videoreward():
+    return reward_check.load_videoreward()
+
+
+def test_videoreward_ranks_severities_of_unseen_types(unseen, videoreward):
+    kinds = reward_check.VIDEOREWARD_HELD_OUT
+    correlations = reward_check.severity_ranking(videoreward, unseen, kinds)
+    for name in kinds:
+        values = [value for kind, value in correlations.items() if kind.startswith(f"{name}, ")]
+        assert np.mean(values) >= reward_check.MIN_CORRELATION, correlations
+
+
+def test_videoreward_wrong_prompt(unseen, videoreward):
+    values = reward_check.alignment_auc(videoreward, unseen)
+    assert min(values.values()) >= reward_check.MIN_AUC, values
 
 
 def test_mps_preferences(unseen):

@@ -1,10 +1,12 @@
-"""Measures the mini VideoScore and MPS on unseen scenes and on unseen corruption types. Prints the
-figures; exit status 1 if a check fails:
+"""Measures the mini VideoScore, MPS and VideoReward on unseen scenes and unseen corruption types.
+Prints the figures; exit status 1 if a check fails:
 
     python -m pav_jax.mini.training.reward_check
 
-- Each dimension of VideoScore must rank the severities of its unseen types (`HELD_OUT`): mean rank
-  correlation of at least 0.6.
+- Each dimension of VideoScore, and visual and motion quality of VideoReward, must rank the
+  severities of its unseen types (`HELD_OUT`): mean rank correlation of at least 0.6.
+- VideoReward's text alignment of videos with their own prompts must exceed that with others: AUC of
+  at least 0.8, both for prompts that are wrong throughout and for those of other videos.
 - MPS must prefer the less corrupted of two videos' frames, and the prompt's own video to another
   prompt's, in at least 80 % of the cases each.
 
@@ -31,15 +33,19 @@ from pav_jax.mini.training.corruption_labels import (
 )
 from pav_jax.mini.training.mps import CONDITION
 from pav_jax.mini.training.mps import FOLDER as MPS_FOLDER
+from pav_jax.mini.training.videoreward import FOLDER as VIDEOREWARD_FOLDER
+from pav_jax.mini.training.videoreward import TEMPLATE
 from pav_jax.mini.training.videoscore import FOLDER, QUERY
 from pav_jax.mini.training.videoscore_examples import FRAMES_SHOWN
 from pav_jax.rewards.mps import MPS
-from pav_jax.rewards.videoscore import NAMES, VideoScore
+from pav_jax.rewards.videoreward import VideoReward
+from pav_jax.rewards.videoscore import VideoScore
 from pav_jax.trust.corruptions import CAPTION_CORRUPTIONS, NUM_SEVERITIES, corrupt_caption
-from pav_jax.trust.measures import severity_correlations
+from pav_jax.trust.measures import auc, severity_correlations
 
 MIN_CORRELATION = 0.6
 MIN_PREFERENCE = 0.8
+MIN_AUC = 0.8
 TRAINED = {
     "VQ": ("noise", "blur", "darkness"),
     "TC": ("flicker", "jump", "tint"),
@@ -48,6 +54,11 @@ TRAINED = {
     "FC": ("jump", "colour change", "place change"),
 }
 FRAME_KINDS = HELD_OUT["VQ"]  # MPS sees single frames
+# VideoReward's dimensions that do not depend on the prompt
+VIDEOREWARD_TRAINED = {"VR_VQ": TRAINED["VQ"], "VR_MQ": (*TRAINED["TC"], *TRAINED["DD"])}
+VIDEOREWARD_HELD_OUT = {"VR_VQ": HELD_OUT["VQ"], "VR_MQ": (*HELD_OUT["TC"], *HELD_OUT["DD"])}
+
+Row = tuple[str, float, float | None]  # what is measured, its value, the required value
 
 
 class TestVideos:
@@ -105,8 +116,13 @@ def load_mps() -> MPS:
     return MPS.from_pretrained(MPS_FOLDER, condition=CONDITION)
 
 
+def load_videoreward() -> VideoReward:
+    """The embedded VideoReward with the template of its training."""
+    return VideoReward.from_pretrained(VIDEOREWARD_FOLDER, template=TEMPLATE, batch_size=16)
+
+
 def severity_ranking(
-    videoscore: VideoScore, test_videos: TestVideos, kinds: Mapping[str, tuple[str, ...]]
+    reward: VideoScore | VideoReward, test_videos: TestVideos, kinds: Mapping[str, tuple[str, ...]]
 ) -> dict[str, float]:
     """Rank correlations of severity and score, with inverted sign, mean over videos.
 
@@ -121,7 +137,7 @@ def severity_ranking(
     for dimension, dimension_kinds in kinds.items():
         for kind in dimension_kinds:
             if kind not in scores:
-                scores[kind] = videoscore.score(*test_videos.corrupted(kind))
+                scores[kind] = reward.score(*test_videos.corrupted(kind))
             table = scores[kind][dimension].reshape(-1, NUM_SEVERITIES)
             per_video = severity_correlations(table, range(NUM_SEVERITIES))
             correlations[f"{dimension}, {kind}"] = -float(np.mean(per_video))
@@ -141,29 +157,81 @@ def preference_accuracy(mps: MPS, test_videos: TestVideos) -> dict[str, float]:
     return shares | {"another prompt's video": float(np.mean(own > other))}
 
 
+def alignment_auc(reward: VideoReward, test_videos: TestVideos) -> dict[str, float]:
+    """AUC of text alignment of videos with their own prompts against that with prompts that are
+    wrong in all slots, and with those of other videos."""
+
+    def scores(prompts: list[str]) -> np.ndarray:
+        return reward.score(test_videos.videos, prompts)["VR_TA"]
+
+    own = scores(test_videos.prompts)
+    others = test_videos.prompts[1:] + test_videos.prompts[:1]
+    return {
+        "wrong prompts": auc(own, scores(test_videos.wrong_prompts)),
+        "other videos' prompts": auc(own, scores(others)),
+    }
+
+
 def main() -> None:
     """Runs all checks."""
-    parser = argparse.ArgumentParser(description="Measures the mini VideoScore and MPS.")
+    parser = argparse.ArgumentParser(
+        description="Measures the mini VideoScore, MPS and VideoReward."
+    )
     parser.add_argument("--count", type=int, default=64, help="fresh scenes (default 64)")
+    parser.add_argument("--only", choices=CHECKS, help="one of the models (default all)")
     args = parser.parse_args()
     if args.count < 2:
         parser.error("argument --count: must be at least 2, half of the videos are reconstructed")
     test_videos = TestVideos(args.count)
-    videoscore = load_videoscore()
-    trained = severity_ranking(videoscore, test_videos, TRAINED)
-    held_out = severity_ranking(videoscore, test_videos, HELD_OUT)
-    rows: list[tuple[str, float, float | None]] = []  # (what, value, required value)
-    rows += [(f"VideoScore, trained on: {key}", value, None) for key, value in trained.items()]
-    rows += [(f"VideoScore, held out: {key}", value, None) for key, value in held_out.items()]
-    for name in NAMES:
-        values = [value for key, value in held_out.items() if key.startswith(f"{name}, ")]
-        mean = float(np.mean(values))
-        rows.append((f"VideoScore, {name} on unseen corruption types", mean, MIN_CORRELATION))
-    for kind, share in preference_accuracy(load_mps(), test_videos).items():
-        rows.append((f"MPS prefers to {kind}", share, MIN_PREFERENCE))
+    rows: list[Row] = []
+    for name, check in CHECKS.items():
+        if args.only in (None, name):
+            rows += check(test_videos)
     for text, value, required in rows:
         print(f"{_verdict(value, required)} {text} {value:.3f}")
     sys.exit(0 if all(_verdict(value, required) != "FAIL" for _, value, required in rows) else 1)
+
+
+def _check_videoscore(test_videos: TestVideos) -> list[Row]:
+    return _ranking_rows("VideoScore", load_videoscore(), test_videos, TRAINED, HELD_OUT)
+
+
+def _check_mps(test_videos: TestVideos) -> list[Row]:
+    return [
+        (f"MPS prefers to {kind}", share, MIN_PREFERENCE)
+        for kind, share in preference_accuracy(load_mps(), test_videos).items()
+    ]
+
+
+def _check_videoreward(test_videos: TestVideos) -> list[Row]:
+    reward = load_videoreward()
+    kinds = (VIDEOREWARD_TRAINED, VIDEOREWARD_HELD_OUT)
+    rows = _ranking_rows("VideoReward", reward, test_videos, *kinds)
+    for kind, value in alignment_auc(reward, test_videos).items():
+        rows.append((f"VideoReward, VR_TA, AUC against {kind}", value, MIN_AUC))
+    return rows
+
+
+CHECKS = {"videoscore": _check_videoscore, "mps": _check_mps, "videoreward": _check_videoreward}
+
+
+def _ranking_rows(
+    title: str,
+    reward: VideoScore | VideoReward,
+    test_videos: TestVideos,
+    trained_kinds: Mapping[str, tuple[str, ...]],
+    held_out_kinds: Mapping[str, tuple[str, ...]],
+) -> list[Row]:
+    trained = severity_ranking(reward, test_videos, trained_kinds)
+    held_out = severity_ranking(reward, test_videos, held_out_kinds)
+    rows: list[Row] = []
+    rows += [(f"{title}, trained on: {key}", value, None) for key, value in trained.items()]
+    rows += [(f"{title}, held out: {key}", value, None) for key, value in held_out.items()]
+    for name in held_out_kinds:
+        values = [value for key, value in held_out.items() if key.startswith(f"{name}, ")]
+        mean = float(np.mean(values))
+        rows.append((f"{title}, {name} on unseen corruption types", mean, MIN_CORRELATION))
+    return rows
 
 
 def _verdict(value: float, required: float | None) -> str:

@@ -1,5 +1,5 @@
-"""The videos that the mini VideoScore and MPS are trained on: renders, their VAE reconstructions,
-and generated videos.
+"""The videos that the mini VideoScore, VideoReward and MPS are trained on: renders, their VAE
+reconstructions, and generated videos.
 
 They are made once, in a few minutes, and cached under `fit.WORK`. Picture qualities are drawn
 uniformly, so that good and poor videos are as frequent as medium ones. Scenes have training triples
@@ -90,9 +90,14 @@ def changed_videos() -> tuple[list[tuple[int, str, Scene]], Videos]:
     return changed, _cached("clips_turned", lambda: render([scene for _, _, scene in changed]))
 
 
-def generated_videos() -> tuple[list[Scene], Videos]:
-    """Scenes and the videos that the generator makes of their captions."""
-    scenes = generated_scenes()
+def generated_videos(num_videos: int = NUM_GENERATED) -> tuple[list[Scene], Videos]:
+    """The first of the `generated_scenes`, and the videos that the generator makes of their
+    captions.
+
+    Args:
+      num_videos: a multiple of 16.
+    """
+    scenes = generated_scenes()[:num_videos]
 
     def make() -> Videos:
         config: Any = defaults.get_config()
@@ -106,7 +111,7 @@ def generated_videos() -> tuple[list[Scene], Videos]:
             batches.append(generator.generate(texts[start : start + 16], seed=seeds))
         return np.concatenate(batches)
 
-    return scenes, _cached("clips_generated", make)
+    return scenes, _cached(f"clips_generated_{num_videos}", make)
 
 
 def _cached(name: str, make: Callable[[], Videos]) -> Videos:

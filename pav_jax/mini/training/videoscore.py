@@ -28,7 +28,7 @@ from pav_jax.mini.training.videoscore_examples import (
     FRAMES_SHOWN,
     QUERY_TEXT,
     TOKENS,
-    Examples,
+    VideoScoreExamples,
 )
 from pav_jax.mini.world import ATTRIBUTES, CLASSES
 from pav_jax.models.clip import hf as clip_hf
@@ -131,7 +131,7 @@ def init_params() -> dict:
         np.zeros((1, FRAMES_SHOWN, SIDE, SIDE, 3), np.float32),
     )
     params = jax.tree.map(np.array, jax.jit(model.init)(jax.random.key(0), *inputs)["params"])
-    _set_vision_params(params["vision"], clip["vision"])
+    set_vision_params(params["vision"], clip["vision"])
     embedding = np.array(clip["text"]["token_embedding"]["embedding"])
     params["text"]["embed"][: len(embedding)] = embedding / embedding.std() * 0.5
     latents_shape = params["connector"]["latents"].shape
@@ -140,7 +140,7 @@ def init_params() -> dict:
     return jax.tree.map(lambda a: np.asarray(a, np.float32), params)
 
 
-def _set_vision_params(vision: dict, clip_vision: dict) -> None:
+def set_vision_params(vision: dict, clip_vision: dict) -> None:
     """Takes the CLIP's vision tower, cut to the first frame of its contact sheet.
 
     The CLIP normalises patches before its first layer, which Idefics2 does not: the gain of this
@@ -182,7 +182,7 @@ def train(params: dict) -> dict:
         return videoscore_loss(model, params, data)
 
     optimizer = fit.muon(LEARNING_RATE, STEPS, 50, 0.02)
-    examples = Examples(processor(), BATCH_SIZE)
+    examples = VideoScoreExamples(processor(), BATCH_SIZE)
     trained = fit.minimize(
         "videoscore", loss, optimizer, {"judge": params} | heads, examples, STEPS
     )
@@ -194,7 +194,7 @@ def videoscore_loss(model: Idefics2, params: Any, data: Any) -> tuple[Any, dict[
 
     Args:
       params: {"judge": the model's, and the auxiliary heads}.
-      data: a batch of `Examples`.
+      data: a batch of `VideoScoreExamples`.
     """
 
     def apply(*args, method: str) -> Any:

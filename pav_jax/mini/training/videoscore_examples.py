@@ -1,10 +1,11 @@
-"""Training examples of the mini VideoScore: corrupted videos with prompts, and labels for the video
-and for each frame.
+"""Training examples of the mini VideoScore and VideoReward: corrupted videos with prompts, and
+labels for the video and for each frame.
 
 Shapes: B rows, F frames shown.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -31,7 +32,6 @@ FRAMES_SHOWN = 5
 TOKENS = 48
 CLEAN_SHARE = 0.25
 SECOND_CORRUPTION_SHARE = 0.3
-GENERATED_SHARE = 0.3
 RECONSTRUCTED_SHARE = 0.2
 CHANGE_SHARE = 0.6  # of the corrupted videos that have a changed version
 # Number of wrong slots of the prompt -> probability. 3: the prompt of another scene.
@@ -87,16 +87,30 @@ class _Prompt:
 
 
 class Examples:
-    """Batches as a function of the step number."""
+    """Batches as a function of the step number, for any judge.
 
-    def __init__(self, processor: Idefics2Processor, batch_size: int):
-        self.processor = processor
+    Attributes:
+      seed: of the batches.
+      num_generated, generated_share: how many generated videos there are, and how often one of
+        them is drawn.
+      shown: frames that the judge reads.
+    """
+
+    seed = 86
+    num_generated = training_videos.NUM_GENERATED
+    generated_share = 0.3
+    shown = frame_indices(FRAMES, FRAMES_SHOWN)
+
+    def __init__(self, batch_size: int):
         self.batch_size = batch_size
         self.rendered = training_videos.rendered_videos()
-        self.generated = training_videos.generated_videos()
+        self.generated = training_videos.generated_videos(self.num_generated)
         self.changed_scenes, self.changed_videos = training_videos.changed_videos()
         self.changed_row = {index: row for row, (index, _, _) in enumerate(self.changed_scenes)}
-        self.shown = frame_indices(FRAMES, FRAMES_SHOWN)
+
+    def tokens(self, prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids of the texts about the videos, and their mask, each [B, T]."""
+        raise NotImplementedError
 
     def __call__(self, i: int) -> dict[str, np.ndarray]:
         """Makes the batch of step `i`.
@@ -110,9 +124,9 @@ class Examples:
           first frame passed [B, F], time in half seconds; moved [B, F, 5]; changed [B, F, 3], how
           far CHANGING_SLOTS have changed.
         """
-        rng = np.random.default_rng([86, i])
+        rng = np.random.default_rng([self.seed, i])
         rows = [self.draw_row(rng) for _ in range(self.batch_size)]
-        ids, mask = self.processor.texts([row.pop("text") for row in rows], TOKENS, "right")
+        ids, mask = self.tokens([row.pop("prompt") for row in rows])
         stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         return stacked | {"ids": ids, "mask": mask}
 
@@ -123,7 +137,7 @@ class Examples:
         severities = dict(example.corruptions)
         hurt = [severities.get(kind, 0) / (NUM_SEVERITIES - 1) for kind in CORRUPTION_KINDS]
         return {
-            "text": QUERY_TEXT.replace(SLOT, prompt.text) + FRAME * FRAMES_SHOWN,
+            "prompt": prompt.text,
             "frames": example.video[self.shown],
             "labels": corrupted_labels(example.scene, prompt.accuracy, example.corruptions),
             "asked": attributes([prompt.described])[0],
@@ -139,12 +153,12 @@ class Examples:
 
     def _draw_video(self, rng: np.random.Generator) -> _CorruptedVideo:
         draw = rng.random()
-        is_generated = draw < GENERATED_SHARE
+        is_generated = draw < self.generated_share
         scenes, videos = self.generated if is_generated else self.rendered
         if is_generated:
             low = 0
             high = len(scenes)
-        elif draw < GENERATED_SHARE + RECONSTRUCTED_SHARE:
+        elif draw < self.generated_share + RECONSTRUCTED_SHARE:
             low = 0
             high = training_videos.NUM_RECONSTRUCTED
         else:
@@ -190,6 +204,19 @@ class Examples:
         if rng.random() < SECOND_CORRUPTION_SHARE:
             return [first, str(rng.choice([kind for kind in PLAIN_KINDS if kind != first]))]
         return [first]
+
+
+class VideoScoreExamples(Examples):
+    """Batches with VideoScore's tokens."""
+
+    def __init__(self, processor: Idefics2Processor, batch_size: int):
+        super().__init__(batch_size)
+        self.processor = processor
+
+    def tokens(self, prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens of the query with each prompt and of the frames, padded to TOKENS."""
+        texts = [QUERY_TEXT.replace(SLOT, prompt) + FRAME * FRAMES_SHOWN for prompt in prompts]
+        return self.processor.texts(texts, TOKENS, "right")
 
 
 def _apply_corruption(
