@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the result there, as --json=FILE")
     args = parser.parse_args()
     runs = args.runs
-    claims = {k: v for k, v in CLAIMS.items() if not (args.quick and k.startswith("FAITH"))}
+    checked = {k: v for k, v in CLAIMS.items() if not (args.quick and k.startswith("FAITH"))}
     texts = [(run / "evaluation.json").read_text(encoding="utf-8") for run in runs]
     evaluations = [json.loads(text)["sets"] for text in texts]
     failures = []
@@ -73,7 +73,7 @@ def main() -> None:
             texts = [f"{mean:+.2f} ({low:+.2f}, {high:+.2f})" for mean, low, high in cells]
             print(f"| {label} | {' | '.join(texts)} |")
             for run, (mean, low, high) in zip(runs, cells, strict=True):
-                if label in claims and low < claims[label]:
+                if label in checked and low < checked[label]:
                     interval = f"{mean:+.3f} ({low:+.3f}, {high:+.3f})"
                     failures.append(f"{name}, {run.name}: {label} is {interval}")
     if failures:

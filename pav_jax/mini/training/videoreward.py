@@ -108,13 +108,12 @@ def tokenizer():
     base = rewriter_tokenizer()
     base.chat_template = None
     tokens = (*QWEN_TOKENS, *VIDEOREWARD_TOKENS, CHAT_START, CHAT_END)
-    base.add_special_tokens(
-        {
-            "additional_special_tokens": [
-                AddedToken(token, special=True, normalized=False) for token in tokens
-            ]
-        }
-    )
+    added: Sequence[str | AddedToken] = [
+        AddedToken(token, special=True, normalized=False) for token in tokens
+    ]
+    special: dict[str, str | AddedToken | Sequence[str | AddedToken]]
+    special = {"additional_special_tokens": added}
+    base.add_special_tokens(special)
     base.eos_token = "</s>"
     return base
 
@@ -278,7 +277,7 @@ def forward(model: Qwen2VL, params: Any, data: Any) -> tuple[Any, Any, Any, Any]
     positions = mrope_positions(is_vision, [(PAIRS, side, side)])
     positions = jnp.broadcast_to(positions, (b, *positions.shape))
     hidden = apply(data["ids"], data["mask"], positions, vision, method="hidden")
-    token_ids = tokenizer().convert_tokens_to_ids(list(VIDEOREWARD_TOKENS))
+    token_ids: Any = tokenizer().convert_tokens_to_ids(list(VIDEOREWARD_TOKENS))
     read_at = jnp.stack([(data["ids"] == token).argmax(1) for token in token_ids], 1)
     at_tokens = jnp.take_along_axis(hidden, read_at[..., None], axis=1)
     scores = (at_tokens @ params["head"]["layer_0"]["kernel"])[..., 0]
