@@ -108,12 +108,10 @@ def tokenizer():
     base = rewriter_tokenizer()
     base.chat_template = None
     tokens = (*QWEN_TOKENS, *VIDEOREWARD_TOKENS, CHAT_START, CHAT_END)
-    added: Sequence[str | AddedToken] = [
+    added: Any = [  # the stub of the next call takes no list of AddedToken
         AddedToken(token, special=True, normalized=False) for token in tokens
     ]
-    special: dict[str, str | AddedToken | Sequence[str | AddedToken]]
-    special = {"additional_special_tokens": added}
-    base.add_special_tokens(special)
+    base.add_special_tokens({"additional_special_tokens": added})
     base.eos_token = "</s>"
     return base
 
