@@ -1,7 +1,8 @@
-"""The whole recipe for CogVideoX-2B with Llama-3-8B-Instruct, on a v6e-8: 8 chips, 2 x 4, one host.
+r"""The whole recipe for CogVideoX-2B with Llama-3-8B-Instruct, on a v6e-8: 8 chips, 2 x 4, one
+host.
 
-    pav check --config=configs/cogvideox_2b.py
-    TPU_TYPE=v6e-8 launch/run.sh pav run --config=configs/cogvideox_2b.py \
+    pav check --config=cogvideox_2b
+    TPU_TYPE=v6e-8 launch/watch.sh pav run --config=cogvideox_2b \
         --workdir=$BUCKET/runs/cogvideox_2b \
         --config.evolve.prompts=evolve.txt --config.prefer.prompts=prefer.txt \
         --config.evaluate.prompts="{'test': 'test.txt'}"

@@ -1,16 +1,20 @@
-"""The whole recipe for CogVideoX-5B with Llama-3-8B-Instruct, on a v5p-8: 4 chips, 2 x 2 x 1, one
+r"""The whole recipe for CogVideoX-5B with Llama-3-8B-Instruct, on a v5p-8: 4 chips, 2 x 2 x 1, one
 host.
 
-    pav check --config=configs/cogvideox_5b.py
-    TPU_TYPE=v5p-8 launch/run.sh pav run --config=configs/cogvideox_5b.py \
+    pav check --config=cogvideox_5b
+    TPU_TYPE=v5p-8 launch/watch.sh pav run --config=cogvideox_5b \
         --workdir=$BUCKET/runs/cogvideox_5b \
         --config.evolve.prompts=evolve.txt --config.prefer.prompts=prefer.txt \
         --config.evaluate.prompts="{'test': 'test.txt'}"
 
 You supply the prompt files, with one prompt per line. Videos are as in the method (arXiv
 2412.15156): 33 frames (9 latent frames) of 480 x 720, 50 steps, dynamic guidance. Two folders are
-converted from published files: `pav export --from=MPS_overall_checkpoint.pth --to=pav --out=mps`
-and `pav export --from=sa_0_4_vit_l_14_linear.pth --to=pav --out=aesthetic_head`.
+converted, with the extra `torch`, from files of https://github.com/Kwai-Kolors/MPS and
+https://github.com/LAION-AI/aesthetic-predictor:
+
+    pav export --from=MPS_overall_checkpoint.pth --to=pav --out=mps \
+        --tokenizer=laion/CLIP-ViT-H-14-laion2B-s32B-b79K
+    pav export --from=sa_0_4_vit_l_14_linear.pth --to=pav --out=aesthetic_head
 
 Memory, from the TPU compiler: denoiser 4.5 of 95 GiB per chip, text encoder 2.4, VAE in tiles 4.6;
 on a v5e:2x4, with 49 frames and a video and an eighth of the weights on each

@@ -1,8 +1,8 @@
-"""Gemma-3-4B-it, its text part, as the rewriter, with everything else of `llama3_8b.py`: the
+r"""Gemma-3-4B-it, its text part, as the rewriter, with everything else of `llama3_8b.py`: the
 method's adapters and constants, and the same TPU slices.
 
-    pav check --config=configs/gemma3_4b.py:dpo,v5e-16
-    TPU_TYPE=v5litepod-16 launch/run.sh pav dpo --config=configs/gemma3_4b.py:dpo,v5e-16 \
+    pav check --config=gemma3_4b:dpo,v5e-16
+    TPU_TYPE=v5litepod-16 launch/watch.sh pav dpo --config=gemma3_4b:dpo,v5e-16 \
         --workdir=$BUCKET/runs/gemma3
 
 Figures of `pav check` as in that file: rows of 1024 tokens, chip-hours of SFT or of both DPO

@@ -1,12 +1,12 @@
-"""Llama-3-8B-Instruct as the rewriter: the method's model, adapters and constants (arXiv
+r"""Llama-3-8B-Instruct as the rewriter: the method's model, adapters and constants (arXiv
 2412.15156), on its own or on a TPU slice.
 
-    pav check --config=configs/llama3_8b.py:dpo --topology=v5e:4x4
-    pav check --config=configs/llama3_8b.py:dpo,v5e-16
-    TPU_TYPE=v5litepod-16 launch/run.sh pav dpo --config=configs/llama3_8b.py:dpo,v5e-16 \
+    pav check --config=llama3_8b:dpo --topology=v5e:4x4
+    pav check --config=llama3_8b:dpo,v5e-16
+    TPU_TYPE=v5litepod-16 launch/watch.sh pav dpo --config=llama3_8b:dpo,v5e-16 \
         --workdir=$BUCKET/runs/llama3
-    TPU_TYPE=v5litepod-64 SLICES=4 launch/run.sh pav dpo \
-        --config=configs/llama3_8b.py:dpo,v5e-256 --workdir=$BUCKET/runs/llama3
+    TPU_TYPE=v5litepod-64 SLICES=4 launch/watch.sh pav dpo \
+        --config=llama3_8b:dpo,v5e-256 --workdir=$BUCKET/runs/llama3
 
 The argument is a stage, or a stage and a slice of `SLICES`. The frozen base is bfloat16; adapters
 and optimizer state are float32.

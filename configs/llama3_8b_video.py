@@ -9,7 +9,8 @@ You supply these files, or set --config.evolve.prompts=... and so on:
 
     prompts/{evolve,prefer,test}.txt: short user prompts, one per line; `test` shares none with the
         others
-    models/aesthetic_head: written by
+    models/aesthetic_head: written, with the extra `torch`, from a file of
+        https://github.com/LAION-AI/aesthetic-predictor by
         pav export --from=sa_0_4_vit_l_14_linear.pth --to=pav --out=models/aesthetic_head
 
 Each reward has weight 1; `pav calibrate` after `pav evolve` prints weights that fit the generator.

@@ -1,7 +1,7 @@
 """The whole recipe on the embedded models in a few minutes: `mini_full.py` with fewer prompts to
 learn from and to evaluate.
 
-    pav run --config=configs/mini.py --workdir=runs/mini
+    pav run --config=mini --workdir=runs/mini
 
 Its intervals are about twice as wide as those of `mini_full.py`; the tables in docs/results.md are
 of that one.

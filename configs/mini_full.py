@@ -2,7 +2,7 @@
 seven rewards of the method: VideoScore's five, MPS, aesthetic. `mini.py` is the same with fewer
 prompts.
 
-    pav run --config=configs/mini_full.py --workdir=runs/mini_full
+    pav run --config=mini_full --workdir=runs/mini_full
 
 The embedded VideoScore and MPS have the published architectures and are trained on labels of known
 corruptions (`python -m pav_jax.mini.training.reward_check` measures them on unseen ones).

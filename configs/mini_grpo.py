@@ -1,8 +1,8 @@
 """Group relative policy optimization on the embedded models, from the SFT booster of a run of
 configs/mini.py.
 
-    pav run --config=configs/mini.py --workdir=runs/mini
-    pav grpo --config=configs/mini_grpo.py --workdir=runs/mini_grpo
+    pav run --config=mini --workdir=runs/mini
+    pav grpo --config=mini_grpo --workdir=runs/mini_grpo
     pav evaluate --workdir=runs/mini_grpo && pav report --workdir=runs/mini_grpo
 
 `--config.grpo.start=FOLDER --config.evaluate.rewrite_files.sft=FOLDER` start from, and compare

@@ -1,12 +1,12 @@
-"""The whole recipe on the embedded models, with the second generator: a Wan 2.1 that reads lists of
-tags.
+r"""The whole recipe on the embedded models, with the second generator: a Wan 2.1 that reads lists
+of tags.
 
-    pav run --config=configs/mini_wan.py --workdir=runs/mini_wan
+    pav run --config=mini_wan --workdir=runs/mini_wan
 
-To evaluate the boosters of both generators on this one (or, with --config=configs/mini_full.py, on
+To evaluate the boosters of both generators on this one (or, with --config=mini_full, on
 the other):
 
-    pav evaluate --config=configs/mini_wan.py --workdir=runs/on_wan --no-controls \
+    pav evaluate --config=mini_wan --workdir=runs/on_wan --no-controls \
         --config.evaluate.systems="('original',)" \
         --config.evaluate.rewrite_files="{'cogvideox': 'runs/mini_full/round_2/booster', \
             'wan': 'runs/mini_wan/round_2/booster'}"

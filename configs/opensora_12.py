@@ -1,7 +1,7 @@
-"""The whole recipe for Open-Sora 1.2 with Llama-3-8B-Instruct on a v5p-8: 4 chips, 1 host.
+r"""The whole recipe for Open-Sora 1.2 with Llama-3-8B-Instruct on a v5p-8: 4 chips, 1 host.
 
-    pav check --config=configs/opensora_12.py
-    TPU_TYPE=v5p-8 launch/run.sh pav run --config=configs/opensora_12.py \
+    pav check --config=opensora_12
+    TPU_TYPE=v5p-8 launch/watch.sh pav run --config=opensora_12 \
         --workdir=$BUCKET/runs/opensora_12
 
 Open-Sora is published as separate models; put them into models/OpenSora-v1.2 as described in

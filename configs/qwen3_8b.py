@@ -1,8 +1,8 @@
-"""Qwen3-8B as the rewriter, with everything else of `llama3_8b.py`: the method's adapters and
+r"""Qwen3-8B as the rewriter, with everything else of `llama3_8b.py`: the method's adapters and
 constants, and the same TPU slices.
 
-    pav check --config=configs/qwen3_8b.py:dpo,v5e-16
-    TPU_TYPE=v5litepod-16 launch/run.sh pav dpo --config=configs/qwen3_8b.py:dpo,v5e-16 \
+    pav check --config=qwen3_8b:dpo,v5e-16
+    TPU_TYPE=v5litepod-16 launch/watch.sh pav dpo --config=qwen3_8b:dpo,v5e-16 \
         --workdir=$BUCKET/runs/qwen3
 
 Figures of `pav check` as in that file: rows of 1024 tokens, chip-hours of SFT or of both DPO

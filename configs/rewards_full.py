@@ -1,8 +1,8 @@
 """The method's whole suite (arXiv 2412.15156) at the published sizes, on one host of four chips:
 AES, MPS, VideoScore's five, CLIP's TVA as a held-out evaluator, and the FAITH constraint.
 
-    pav check --config=configs/rewards_full.py --topology=v5e:2x2
-    pav score videos/*.mp4 --prompts=prompts.txt --config=configs/rewards_full.py
+    pav check --config=rewards_full --topology=v5e:2x2
+    pav score videos/*.mp4 --prompts=prompts.txt --config=rewards_full
 
 Replace three paths: the head of AES and MPS, folders that `pav export` converts from the published
 files, and the query that VideoScore was trained with (`rewards.entries.videoscore.query`, see
@@ -16,7 +16,7 @@ four videos of 1536 tokens at once. Time, estimated by `pav check`: 32 images 27
 ms and four videos' decoder 115 to 310 ms. For 175,000 videos, 5000 prompts through the method: CLIP
 0.16 to 0.26 chip-hours, MPS 2.3 to 3.5, VideoScore 27 to 48. On a v6e-4 (32 GiB a chip) the same
 programs take CLIP 1.99 and 0.56, MPS 0.89, VideoScore 1.37 and 3.63 GiB; its times are printed
-by `pav check --config=configs/rewards_full.py --topology=v6e:2x2`, 13 to 20 chip-hours in all. Not
+by `pav check --config=rewards_full --topology=v6e:2x2`, 13 to 20 chip-hours in all. Not
 run on a TPU yet.
 """
 

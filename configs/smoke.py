@@ -1,6 +1,6 @@
 """The whole recipe on eight prompts, to check that everything runs; the scores are meaningless.
 
-    pav run --config=configs/smoke.py --workdir=runs/smoke
+    pav run --config=smoke --workdir=runs/smoke
 
 Hardware: 2 CPU cores and 4 GB of memory. Time: under a minute.
 """

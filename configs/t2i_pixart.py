@@ -1,10 +1,10 @@
-"""The method on text-to-image: PixArt-Sigma through the diffusers back end, one frame a video
+r"""The method on text-to-image: PixArt-Sigma through the diffusers back end, one frame a video
 (extra `torch`).
 
     pip install -e ".[torch]"
     pav generate "a girl is playing guitar" --out=pictures \
         --model=diffusers:PixArt-alpha/PixArt-Sigma-XL-2-512-MS
-    pav run --config=configs/t2i_pixart.py --workdir=runs/t2i_pixart \
+    pav run --config=t2i_pixart --workdir=runs/t2i_pixart \
         --config.rewards.entries.aesthetic.path=CLIP-L \
         --config.rewards.entries.clip_alignment.path=CLIP-L \
         --config.rewards.entries.mps.path=MPS

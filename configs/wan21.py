@@ -1,7 +1,7 @@
 """What the Wan 2.1 configurations share: the whole recipe, with Llama-3-8B as the rewriter.
 
-    pav check --config=configs/wan21.py:1.3B --topology=v6e:2x4
-    pav check --config=configs/wan21.py:14B --topology=v5p:2x2x1
+    pav check --config=wan21:1.3B --topology=v6e:2x4
+    pav check --config=wan21:14B --topology=v5p:2x2x1
 
 wan21_<size>.py extend this file with hardware. The generator samples as
 diffusers' WanPipeline does: 50 UniPC steps, guidance 5, 512 text tokens, 81 frames of 480 x 832 at

@@ -1,7 +1,7 @@
-"""The whole recipe for Wan 2.1 14B with Llama-3-8B-Instruct on a v5p-8: 4 chips, 1 host.
+r"""The whole recipe for Wan 2.1 14B with Llama-3-8B-Instruct on a v5p-8: 4 chips, 1 host.
 
-    pav check --config=configs/wan21_14b.py
-    TPU_TYPE=v5p-8 launch/run.sh pav run --config=configs/wan21_14b.py \
+    pav check --config=wan21_14b
+    TPU_TYPE=v5p-8 launch/watch.sh pav run --config=wan21_14b \
         --workdir=$BUCKET/runs/wan21_14b
 
 Memory, from the TPU compiler with `--quick`: text encoder 2.8 of 95 GiB per chip, denoiser 13.8,

@@ -1,7 +1,7 @@
-"""The whole recipe for Wan 2.1 1.3B with Llama-3-8B-Instruct on a v6e-8: 8 chips, 1 host.
+r"""The whole recipe for Wan 2.1 1.3B with Llama-3-8B-Instruct on a v6e-8: 8 chips, 1 host.
 
-    pav check --config=configs/wan21_1_3b.py
-    TPU_TYPE=v6e-8 launch/run.sh pav run --config=configs/wan21_1_3b.py \
+    pav check --config=wan21_1_3b
+    TPU_TYPE=v6e-8 launch/watch.sh pav run --config=wan21_1_3b \
         --workdir=$BUCKET/runs/wan21_1_3b
 
 Memory, from the TPU compiler with `--quick`: text encoder 10.8 of 32 GiB per chip, denoiser 5.1,

@@ -1,7 +1,7 @@
-"""The whole recipe for Wan 2.2 T2V-A14B with Llama-3-8B-Instruct, on one host.
+r"""The whole recipe for Wan 2.2 T2V-A14B with Llama-3-8B-Instruct, on one host.
 
-    pav check --config=configs/wan22_a14b.py
-    TPU_TYPE=v6e-8 launch/run.sh pav run --config=configs/wan22_a14b.py \
+    pav check --config=wan22_a14b
+    TPU_TYPE=v6e-8 launch/watch.sh pav run --config=wan22_a14b \
         --workdir=$BUCKET/runs/wan22_a14b
 
 The argument is a slice, v6e-8 (8 chips) or v5p-8 (4 chips: v5p counts cores, two per chip). The

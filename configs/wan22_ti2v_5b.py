@@ -1,8 +1,8 @@
-"""The whole recipe for Wan 2.2 TI2V-5B, text to video, with Llama-3-8B-Instruct, on one host of 8
+r"""The whole recipe for Wan 2.2 TI2V-5B, text to video, with Llama-3-8B-Instruct, on one host of 8
 chips.
 
-    pav check --config=configs/wan22_ti2v_5b.py
-    TPU_TYPE=v6e-8 launch/run.sh pav run --config=configs/wan22_ti2v_5b.py \
+    pav check --config=wan22_ti2v_5b
+    TPU_TYPE=v6e-8 launch/watch.sh pav run --config=wan22_ti2v_5b \
         --workdir=$BUCKET/runs/wan22_ti2v_5b
 
 The argument is a slice, v6e-8 or v5e-8. The generator samples as Wan's own configuration does: 50

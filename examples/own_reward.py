@@ -5,8 +5,9 @@
 The function is scored beside the aesthetic score, weighs twice as much, and decides what the
 booster learns. In a configuration file:
 
-    config.rewards.entries = {"warmth": {"kind": "examples.own_reward:warmth"}, "faithfulness": {}}
-    config.rewards.weights = {"warmth": 1.0}
+    with config.unlocked():
+        config.rewards.entries["warmth"] = {"kind": "examples.own_reward:warmth"}
+        config.rewards.weights["warmth"] = 1.0
 """
 
 import argparse

@@ -129,8 +129,8 @@ class RewardsConfig:
 
     entries: Mapping[str, Any] = option(
         _mini_rewards,
-        "kind, or package.module:Name -> options of that reward; judges over an endpoint are held"
-        " out unless a weight or bound names one of their scores",
+        "name -> options; the name is the kind unless `kind` gives it, such as package.module:Name;"
+        " judges over an endpoint are held out unless a weight or bound names one of their scores",
     )
     weights: Mapping[str, float] = option(
         lambda: {"AES": 1.0, "TVA": 1.0, "TC": 1.0, "DD": 1.0}, "score name -> weight in overall"
@@ -282,7 +282,9 @@ class TrustConfig:
         (0, 1, 2, 3, 4), "of corruption; 0: the video itself", minimum=0
     )
     expected_sensitivities: Mapping[str, Any] = option(
-        dict, "score -> corruption families it should notice; None: those of trust/verdict.py"
+        dict,
+        "score -> corruption families it should notice, of picture, content, consistency, motion"
+        " and text; of other scores: those of trust/verdict.py, else picture and content",
     )
     score_ranges: Mapping[str, Any] = option(
         dict, "score -> (lowest, highest); None: the range that was observed"
