@@ -67,7 +67,8 @@ def commit() -> str | None:
             ).stdout.strip()
             for arguments in (
                 ("rev-parse", "--short=9", "HEAD"),
-                ("status", "--porcelain", "--untracked-files=no"),
+                # results and the pages made from them change while benchmarks run
+                ("status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs"),
             )
         )
     except (OSError, subprocess.CalledProcessError):
