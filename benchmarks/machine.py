@@ -68,7 +68,7 @@ def commit() -> str | None:
             for arguments in (
                 ("rev-parse", "--short=9", "HEAD"),
                 # results and the pages made from them change while benchmarks run
-                ("status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs"),
+                ("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)docs"),
             )
         )
     except (OSError, subprocess.CalledProcessError):
