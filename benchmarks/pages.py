@@ -219,6 +219,8 @@ def score(result: Result) -> str:
             f"{measured['name']} {rates[0]:.3g} and {rates[1]:.3g} ({rates[0] / rates[1]:.1f}"
             f" times; {flops} GFLOP/s; difference {measured['difference']:.0e})"
         )
+    if best := result.get("peak_flops_per_second"):
+        parts.append(f"a large matrix product: {best / 1e9:.0f} GFLOP/s")
     what = "videos/s scored, float32, ours and torch's (transformers' CLIP, Idefics2, Qwen2-VL)"
     return row(what, "; ".join(parts), result)
 

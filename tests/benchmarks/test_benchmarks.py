@@ -1,11 +1,14 @@
 """The benchmark scripts run and compare equal results, at their smallest sizes."""
 
+import json
 import os
 import pathlib
 import subprocess
 import sys
 
 import pytest
+
+from benchmarks import pages
 
 pytest.importorskip("torch")
 pytest.importorskip("diffusers")
@@ -27,12 +30,14 @@ COMMANDS = {
     ),
 }
 SHOWN = {"evolve": "candidates/s"}
+PAGE = {"generate": "generate_mini"}  # the part of the pages that is made from the result
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_benchmark_prints_both_sides(name):
+def test_benchmark_prints_both_sides(name, tmp_path):
+    file = tmp_path / "result.json"
     done = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / f"{name}.py", *COMMANDS[name]],
+        [sys.executable, ROOT / "benchmarks" / f"{name}.py", *COMMANDS[name], f"--json={file}"],
         env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "COLUMNS": "200"},
         capture_output=True,
         text=True,
@@ -40,3 +45,4 @@ def test_benchmark_prints_both_sides(name):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "ours" in done.stdout and SHOWN.get(name, "GFLOP") in done.stdout
+    assert pages.FORMATTERS[PAGE.get(name, name)](json.loads(file.read_text()))
