@@ -108,7 +108,7 @@ def _from_file(path: str) -> ConfigDict:
     if spec is None or spec.loader is None:
         raise BadInput(f"--config={path}: not a Python file; it must end in .py", source=source)
     module = importlib.util.module_from_spec(spec)
-    with _one_line_errors(str(file), source):
+    with _one_line_errors(os.path.abspath(file), source):
         spec.loader.exec_module(module)
         if not hasattr(module, "get_config"):
             raise BadInput(f"{source}: defines no get_config(); see configs/mini.py", source)
@@ -127,6 +127,7 @@ def _one_line_errors(file: str, name: str) -> Iterator[None]:
     """Turn whatever a configuration file raises into one line that names the file and the line.
 
     Args:
+      file: the absolute path, as in tracebacks.
       name: what the line calls the file.
     """
     try:
@@ -153,7 +154,47 @@ def _short_message(error: BaseException) -> str:
         return text
     suggestion = re.search(r'Did you mean "(.+?)"', text)
     hint = f"; did you mean {suggestion[1]!r}?" if suggestion else ""
+    if mapping := _locked_mapping(error):
+        add = f"{hint} Add" if hint else "; add"
+        return f"{mapping} has no key {unknown[1]!r}{add} keys inside `with config.unlocked():`"
     return f"there is no field {unknown[1]!r}{hint}"
+
+
+def _locked_mapping(error: BaseException) -> str:
+    """The path of the mapping that a new key was set in; empty if it is a section of fields.
+
+    The error names the key alone. The mapping is found in a variable of the user's functions.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    changed = frames[-1].f_locals.get("self") if frames else None
+    variables = [value for frame in frames for value in frame.f_locals.values()]
+    for config in variables:
+        path = _path_of(changed, config) if isinstance(config, ConfigDict) else None
+        if path and _is_mapping(path):
+            return ".".join(path)
+    return ""
+
+
+def _path_of(section: Any, config: ConfigDict) -> list[str] | None:
+    """The names that lead from `config` to the very object `section`; None if it is elsewhere."""
+    if config is section:
+        return []
+    for name in config:
+        value = config.get(name)
+        path = _path_of(section, value) if isinstance(value, ConfigDict) else None
+        if path is not None:
+            return [name, *path]
+    return None
+
+
+def _is_mapping(path: Sequence[str]) -> bool:
+    """Whether a field is, or is in, a mapping, which may have any keys."""
+    section: Any = defaults.Config()
+    for name in path:
+        section = getattr(section, name, None)
+        if isinstance(section, dict):
+            return True
+    return False
 
 
 # ----------------------------------------------------------------------- from the command line

@@ -165,10 +165,15 @@ class _TaskTimes:
         self.last = (now, num_made)
 
     def rate(self) -> float | None:
-        """Number made per second, without the first batch if there is another; None: unknown."""
+        """Number made per second; None: unknown.
+
+        The first batch, which includes compilation, counts until as many more have been made: a
+        rate of a last, smaller batch alone would say little.
+        """
         if self.first is None or self.last is None:
             return None
-        start = self.first if self.last > self.first else (self.started_at, 0.0)
+        is_steady = self.last[1] >= 2 * self.first[1]
+        start = self.first if is_steady else (self.started_at, 0.0)
         seconds = self.last[0] - start[0]
         return (self.last[1] - start[1]) / seconds if seconds > 0 else None
 

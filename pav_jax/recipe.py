@@ -330,6 +330,9 @@ class Recipe:
     def trust(self, workdir: str | os.PathLike) -> AnyPath:
         """Prompts -> trust.json: how far each reward can be trusted."""
         models = self.components
+        section = "trust" if self.config.trust.prompts else "evolve"
+        prompts = read_prompts(self.config[section].prompts, f"{section}.prompts")
+        log.info("%s", reward_trust.plan_line(self.config.trust, len(prompts)))
         if not models.makes_videos:
             raise BadInput(
                 "rewards.entries: trust tests rewards on videos, and all of these read texts only;"
@@ -337,8 +340,6 @@ class Recipe:
                 source="configuration",
                 field="rewards.entries",
             )
-        section = "trust" if self.config.trust.prompts else "evolve"
-        prompts = read_prompts(self.config[section].prompts, f"{section}.prompts")
         with self._stage("trust", workdir) as progress:
             result = reward_trust.trust(
                 self.config, prompts, models.generator, models.suite, workdir, progress

@@ -7,18 +7,22 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from pav_jax import defaults
 from pav_jax.config import load
 from pav_jax.config_validation import check_plain, leaves, validate
 from pav_jax.errors import BadInput
-from pav_jax.storage.addresses import AnyPath, as_path
+from pav_jax.storage.addresses import AnyPath, as_path, list_names
 from pav_jax.storage.files import read_bounded, write_atomic, writing
 from pav_jax.storage.json_files import MAX_JSON_BYTES, parse_json
+from pav_jax.storage.lock import FILE as LOCK_FILE
+from pav_jax.storage.lock import workdir_lock
 
 FILE = "config.json"
 CHANGEABLE_SECTIONS = ("budget",)  # which do not change results
+NO_RESULTS = {FILE, LOCK_FILE, "logs"}  # what a run leaves that ended before its first result
 
 
 def as_json(config: ConfigDict) -> dict[str, Any]:
@@ -29,10 +33,11 @@ def as_json(config: ConfigDict) -> dict[str, Any]:
 def bind_config_to_workdir(config: ConfigDict, workdir: str | os.PathLike) -> None:
     """Write `config.json` into a new work directory; in an existing one, compare with it.
 
-    Sections that did not exist when the directory was made are added; `budget` may change.
+    Sections that did not exist when the directory was made are added; `budget` may change. While
+    the directory holds no result, any configuration replaces the saved one.
 
     Raises:
-      BadInput: the directory was made with another configuration, or is a file.
+      BadInput: the directory has results of another configuration, is in use, or is a file.
     """
     file = as_path(workdir) / FILE
     values = as_json(config)
@@ -51,9 +56,36 @@ def bind_config_to_workdir(config: ConfigDict, workdir: str | os.PathLike) -> No
     now = dict(leaves(_without_changeable(values)))
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
+            if _replaced(workdir, values):
+                return
             raise _changed(file, name, saved_values, now)
     if values.keys() - saved.keys() or any(values[n] != saved[n] for n in CHANGEABLE_SECTIONS):
         _write(file, values)
+
+
+def _replaced(workdir: str | os.PathLike, values: Mapping[str, Any]) -> bool:
+    """Write `values` into a directory without results; False if that is not allowed.
+
+    Of several processes only the first may: the others must have its configuration.
+
+    Raises:
+      BadInput: another run, which may not have a result yet, is at work in the directory.
+    """
+    if jax.process_index() or _has_results(workdir):
+        return False
+    with workdir_lock(workdir):
+        if _has_results(workdir):  # of a run that ended in between
+            return False
+        _write(as_path(workdir) / FILE, values)
+    return True
+
+
+def _has_results(workdir: str | os.PathLike) -> bool:
+    """Whether anything may depend on the configuration; true where that cannot be known."""
+    try:
+        return not NO_RESULTS.issuperset(list_names(as_path(workdir)))
+    except OSError:
+        return True
 
 
 def saved_config(workdir: str | os.PathLike) -> dict[str, Any]:

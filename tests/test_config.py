@@ -111,6 +111,30 @@ def test_load_broken_file(tmp_path, body, message):
     assert len(str(caught.value)) < 1000
 
 
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        (
+            "config.rewards.entries['colours'] = {}",
+            "mine.py:5: rewards.entries has no key 'colours'; add keys inside"
+            " `with config.unlocked():`",
+        ),
+        (
+            "config.rewards.entries.aestetic = {}",
+            "mine.py:5: rewards.entries has no key 'aestetic'; did you mean 'aesthetic'? Add keys",
+        ),
+        ("config.rewards.update(weights={'colours': 1.0})", "mine.py:5: rewards.weights has no"),
+        ("config.evolve.ronds = 3", "mine.py:5: there is no field 'ronds'"),
+    ],
+)
+def test_load_new_key_of_a_locked_mapping(tmp_path, monkeypatch, line, message):
+    write(tmp_path, ["config.lock()", line, "return config"])
+    monkeypatch.chdir(tmp_path)  # a relative path
+    with pytest.raises(BadInput) as caught:
+        configuration.load("mine.py")
+    assert str(caught.value).startswith(message)
+
+
 def test_load_name_too_long():
     with pytest.raises(BadInput, match="no such file"):
         configuration.load("x" * 5000)

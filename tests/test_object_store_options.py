@@ -281,6 +281,7 @@ def test_check_reads_no_weights(address, capsys, store, monkeypatch, tiny_gguf):
     local = topology.Topology("v5e:1x1", CHIPS["v5e"], (1, 1), 1, jax.devices()[:1])
     monkeypatch.setattr(topology, "describe_topology", lambda name, num_slices: local)
     built = []
+    monkeypatch.setattr(check, "_require_libtpu", lambda: None)
     monkeypatch.setattr(check, "_examine", lambda programs, *_: built.extend(programs) or [])
     write_atomic(f"{address}/configs/check.py", CHECK_CONFIG.encode())
     store.proxy.sent.clear()

@@ -65,6 +65,17 @@ def test_progress_rate_without_cached(monkeypatch):
     assert progress._lines._pace(progress.tasks[0]) == "1 videos/s, 70 s left"
 
 
+def test_progress_rate_of_a_small_last_batch(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    progress = Progress()
+    task = progress.add_task("prefer, round 1", total=20, unit="videos")
+    for seconds, done in ((99, 16), (100, 20)):
+        now[0] = seconds
+        progress.update(task, completed=done)
+    assert lines(capsys)[-1] == "prefer, round 1: 20 of 20 videos, finished in 100 s, 0.2 videos/s"
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 def test_progress_line_break_after_error(capsys, error):
     with pytest.raises(error), Progress() as progress:

@@ -1,6 +1,8 @@
+import contextlib
 import json
 import shlex
 
+import jax
 import pytest
 
 from pav_jax import config as configuration
@@ -8,7 +10,12 @@ from pav_jax import workdir_config
 from pav_jax.errors import BadInput
 
 
+def add_result(folder):
+    (folder / "pool").mkdir(exist_ok=True)
+
+
 def test_bind_config_to_workdir_changed(tmp_path):
+    add_result(tmp_path)
     first = configuration.load(None, ["--config.evolve.rounds=3"])
     workdir_config.bind_config_to_workdir(first, tmp_path)
     workdir_config.bind_config_to_workdir(first, tmp_path)
@@ -21,6 +28,52 @@ def test_bind_config_to_workdir_changed(tmp_path):
         )
     assert "made with evolve.rounds = 3, now it is 4; give another --workdir" in str(caught.value)
     assert json.loads((tmp_path / "config.json").read_text())["evolve"]["rounds"] == 3
+
+
+def seed_config(seed):
+    return configuration.load(None, [f"--config.seed={seed}"])
+
+
+def saved_seed(folder):
+    return workdir_config.saved_config(folder)["seed"]
+
+
+def test_bind_config_to_workdir_without_results(tmp_path):
+    workdir_config.bind_config_to_workdir(seed_config(1), tmp_path)
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "spent.json").write_text("{}")
+    workdir_config.bind_config_to_workdir(seed_config(2), tmp_path)
+    assert saved_seed(tmp_path) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "logs"]
+    (tmp_path / "sft_pairs.jsonl").write_text("")
+    with pytest.raises(BadInput, match="made with seed = 2, now it is 3"):
+        workdir_config.bind_config_to_workdir(seed_config(3), tmp_path)
+    assert saved_seed(tmp_path) == 2
+
+
+def test_bind_config_to_workdir_other_process(tmp_path, monkeypatch):
+    workdir_config.bind_config_to_workdir(seed_config(1), tmp_path)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    workdir_config.bind_config_to_workdir(seed_config(1), tmp_path)
+    with pytest.raises(BadInput, match="made with seed = 1, now it is 2"):
+        workdir_config.bind_config_to_workdir(seed_config(2), tmp_path)
+    assert saved_seed(tmp_path) == 1
+
+
+@pytest.mark.parametrize("has_result", [False, True])
+def test_bind_config_to_workdir_of_a_run_at_work(tmp_path, monkeypatch, has_result):
+    @contextlib.contextmanager
+    def lock(folder):
+        if not has_result:
+            raise BadInput("another process is at work here")
+        add_result(tmp_path)  # by a run that ended before the lock was free
+        yield
+
+    workdir_config.bind_config_to_workdir(seed_config(1), tmp_path)
+    monkeypatch.setattr(workdir_config, "workdir_lock", lock)
+    with pytest.raises(BadInput, match="made with seed = 1" if has_result else "at work here"):
+        workdir_config.bind_config_to_workdir(seed_config(2), tmp_path)
+    assert saved_seed(tmp_path) == 1
 
 
 def test_config_for_workdir_missing(tmp_path):
@@ -37,6 +90,7 @@ def test_config_for_workdir_missing(tmp_path):
 
 
 def test_bind_config_to_workdir_new_section(tmp_path):
+    add_result(tmp_path)
     workdir_config.bind_config_to_workdir(configuration.load(), tmp_path)
     file = tmp_path / "config.json"
     whole = json.loads(file.read_text())
@@ -152,6 +206,7 @@ def test_saved_config_passing_failure(error, tmp_path, monkeypatch):
     ],
 )
 def test_bind_config_to_workdir_suggests_the_saved_value(tmp_path, override):
+    add_result(tmp_path)
     workdir_config.bind_config_to_workdir(configuration.load(None, [override]), tmp_path)
     with pytest.raises(BadInput) as caught:
         workdir_config.bind_config_to_workdir(configuration.load(), tmp_path)

@@ -87,6 +87,11 @@ class VideoProgress:
         self._num_finished = 0
         self._update()
 
+    def show(self, text: str) -> None:
+        """Say what the stage does until its first videos are finished."""
+        if self._progress:
+            self._progress.update(self._task, text=text)
+
     def rate(self) -> str:
         """Return the videos per second of this process and the time left, for a log line."""
         if not self.store.makes_videos:

@@ -1,12 +1,16 @@
 """The stages of the recipe: each reads and writes the work directory and can be run again."""
 
 import argparse
+import contextlib
 import logging
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from pav_jax.commands import vote_options
 from pav_jax.redaction import redact
+
+NOT_LOCKING = ("report", "calibrate")  # which may read while a run is at work
 
 # name -> (one line, description)
 STAGES = {
@@ -204,8 +208,27 @@ def run(args: argparse.Namespace) -> None:
     from pav_jax.recipe import Recipe
 
     show_log()
-    output = getattr(Recipe(config), method)(args.workdir, **options)
+    stage = getattr(Recipe(config), method)
+    with _bound(config, args):
+        output = stage(args.workdir, **options)
     print(output)
+
+
+@contextlib.contextmanager
+def _bound(config: Any, args: argparse.Namespace) -> Iterator[None]:
+    """Hold the work directory, with this configuration: while it was without results and not yet
+    held, another command may have written a different one."""
+    import jax
+
+    from pav_jax.storage.lock import workdir_lock
+    from pav_jax.workdir_config import bind_config_to_workdir
+
+    if args.command in NOT_LOCKING or jax.process_index():
+        yield
+        return
+    with workdir_lock(args.workdir):
+        bind_config_to_workdir(config, args.workdir)
+        yield
 
 
 class _StandardError(logging.Handler):

@@ -78,6 +78,7 @@ def make_candidates(
     round_progress = VideoProgress(
         f"prefer, round {round}", total, pool, progress, scalars=f"prefer_{round}"
     )
+    round_progress.show("rewriting prompts and compiling")
     run_round(
         pool,
         prompts,

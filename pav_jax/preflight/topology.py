@@ -91,7 +91,7 @@ def describe_topology(name: str, num_slices: int = 1) -> Topology:
     if importlib.util.find_spec("libtpu") is None:
         raise BadInput(
             f"topology={name}: the compiler in libtpu is needed, and libtpu is not installed;"
-            " pip install 'jax[tpu]'",
+            " pip install 'pav-jax[tpu]'",
             field="check.topology",
         )
     for variable, value in LIBTPU_ENVIRONMENT.items():

@@ -79,6 +79,17 @@ def trust(
     return result
 
 
+def plan_line(options, num_prompts: int) -> str:
+    """The videos to generate, as one line for the log, which comes before models are loaded."""
+    num_prompts = min(num_prompts, options.max_prompts or num_prompts)
+    num_seeds = len(options.seeds)
+    return (
+        f"trust, at most: {num_prompts * num_seeds:,} videos, of {num_prompts:,} prompts x"
+        f" {num_seeds} seeds; {min(options.num_corrupted, num_prompts):,} of them also corrupted;"
+        " the models are loaded first"
+    )
+
+
 def check_options(options, prompts: Sequence[str], names: Sequence[str]) -> None:
     """Checks the `trust` section before any video is generated.
 

@@ -47,6 +47,14 @@ def test_lines_and_scalars(tmp_path, capsys):
     assert rate > 0 and final == pytest.approx({f"mean/{n}": v for n, v in means.items()}, rel=1e-5)
 
 
+def test_show_before_the_first_videos(tmp_path, capsys):
+    pool = CandidatePool(FakeGenerator(), FakeSuite(), tmp_path, tmp_path, seed=0, batch_size=2)
+    with Progress() as progress:
+        VideoProgress("prefer, round 1", 5, pool, progress).show("rewriting prompts")
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "0 of 5 videos, stopped after" in last and last.endswith(", rewriting prompts")
+
+
 def test_resumed_run_has_no_point_twice(tmp_path, capsys):
     run(tmp_path, TEXTS[:2])
     assert "2 of 5 videos, stopped after" in capsys.readouterr().err.splitlines()[-1]

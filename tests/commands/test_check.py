@@ -1,6 +1,8 @@
 """`pav check` from its command line to what it prints."""
 
 import json
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -11,6 +13,11 @@ from pav_jax.parallel.chips import CHIPS
 from pav_jax.preflight import configured_programs, topology
 from tests.preflight.libtpu import needs_libtpu
 from tests.tiny import rewriter_sizes
+
+
+@pytest.fixture
+def as_with_libtpu(monkeypatch):
+    monkeypatch.setattr(check, "_require_libtpu", lambda: None)
 
 
 @pytest.mark.parametrize(
@@ -34,14 +41,25 @@ from tests.tiny import rewriter_sizes
         (["--topology=v5e:2x2", "--config=nowhere.py"], "--config=nowhere.py: no such file"),
     ],
 )
-def test_check_bad_input(arguments, message, capsys):
+def test_check_bad_input(arguments, message, as_with_libtpu, capsys):
     assert main(["check", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
 
 
+def test_check_without_libtpu_imports_no_jax():
+    program = (
+        "import importlib.util, sys; importlib.util.find_spec = lambda name: None;"
+        "from pav_jax.main import main; status = main(['check', '--topology=v5e:2x2']);"
+        "sys.exit(9 if 'jax' in sys.modules else status)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "pip install 'pav-jax[tpu]'" in done.stderr and done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("quick", [True, False])
-def test_check_quick_lowers_effort_while_compiling(quick, monkeypatch, capsys):
+def test_check_quick_lowers_effort_while_compiling(quick, as_with_libtpu, monkeypatch, capsys):
     levels = []
     monkeypatch.setattr(
         check, "_examine", lambda *_: levels.append(jax.config.jax_optimization_level) or []

@@ -6,5 +6,5 @@ import pytest
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
-    reason="libtpu is not installed: pip install 'jax[tpu]'",
+    reason="libtpu is not installed: pip install 'pav-jax[tpu]'",
 )

@@ -42,7 +42,7 @@ def test_describe_topology_malformed_name(name):
 
 def test_describe_topology_without_libtpu(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(BadInput, match=r"pip install 'jax\[tpu\]'"):
+    with pytest.raises(BadInput, match=r"pip install 'pav-jax\[tpu\]'"):
         describe_topology("v5e:2x2")
 
 

@@ -53,6 +53,7 @@ def test_write_report_shows_warnings(tmp_path):
     section, _ = write_section(tmp_path, second_round_words=8)
     assert section.count("none</td>") == 1
     assert "rewrites have 8.0 words on average, 2.00 times the 4.0 of the first round" in section
+    assert "1.5 times the words of the first round’s rewrites" in " ".join(section.split())
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pav_jax.records import Candidate
 from pav_jax.storage.records import SegmentFolder
 from pav_jax.trust import verdict
 from pav_jax.trust.corruptions import CORRUPTION_TYPES
-from pav_jax.trust.trust import trust
+from pav_jax.trust.trust import plan_line, trust
 from tests.budgets import limited
 from tests.trust.fakes import CAPTION_REFUSED, PROMPTS, PatternGenerator, make_suite
 
@@ -62,6 +62,14 @@ def test_trust_refused_caption(finished_run):
     assert rewards["MPS"]["prompt"]["true_minus_empty"] == [None] * 3
     assert rewards["TVA"]["prompt"]["empty_refused"] is None
     assert rewards["TVA"]["prompt"]["true_minus_empty"][0] == pytest.approx(8)
+
+
+def test_plan_line():
+    options = make_config(max_prompts=8).trust
+    assert plan_line(options, 12).startswith(
+        "trust, at most: 24 videos, of 8 prompts x 3 seeds; 8 of them also corrupted"
+    )
+    assert plan_line(options, 2).startswith("trust, at most: 6 videos, of 2 prompts x 3 seeds; 2 ")
 
 
 def test_trust_tuning_and_validation_types(finished_run):
