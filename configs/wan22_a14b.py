@@ -14,8 +14,8 @@ host once a batch. The VAE is float32, whole on each chip. Each chip makes one v
 
 You supply the files that llama3_8b_video.py lists.
 
-Compiled for a v6e-8 so far (docs/preflight.md): the denoiser needs 15.4 GiB of the 32 of a chip, and
-at peak speed 146 seconds for 8 videos, 36 hours or 284 chip-hours for 7,000; expect twice as much.
+Compiled for a v6e-8 so far (docs/preflight.md): the denoiser needs 15.4 GiB of the 32 of a chip,
+and at peak speed 146 seconds for 8 videos, 36 hours or 284 chip-hours for 7,000; expect twice that.
 The VAE's later chunks and the programs for a v5p-8 are not compiled. Not run on a TPU.
 """
 
