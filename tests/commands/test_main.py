@@ -60,10 +60,12 @@ def test_workdir_of_other_configuration(tmp_path, capsys, fake_calls):
         ]
         == 0
     )
-    assert "seed = 3" in fails(
-        capsys, "run", "--config=configs/mini.py", f"--workdir={tmp_path}", "--config.seed=4"
-    )
+    other = ("run", "--config=configs/mini.py", f"--workdir={tmp_path}", "--config.seed=4")
+    (tmp_path / "pool").mkdir()
+    assert "seed = 3" in fails(capsys, *other)
     assert [call[0] for call in fake_calls] == ["run"]
+    (tmp_path / "pool").rmdir()
+    assert run(capsys, *other)[0] == 0  # there is no result of the first
 
 
 @pytest.mark.parametrize(
