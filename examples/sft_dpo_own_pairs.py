@@ -3,8 +3,8 @@
     python examples/sft_dpo_own_pairs.py --model=smollm2 --out=runs/own_pairs
 
 SFT teaches it the form of own_pairs.jsonl, "Wide shot: ... light. The camera ...", and DPO to
-leave the camera still. Datasets are files, lists of dicts or `datasets.Dataset` objects. The
-notebook sft_dpo_own_pairs.ipynb explains and measures the same.
+leave the camera still. Datasets are lists of dicts or `datasets.Dataset` objects, with the columns
+of TRL. The notebook sft_dpo_own_pairs.ipynb explains and measures the same.
 """
 
 import argparse
@@ -13,15 +13,14 @@ from pathlib import Path
 
 import pav_jax as pav
 
-PAIRS = Path(__file__).with_name("own_pairs.jsonl")
+FILE = Path(__file__).with_name("own_pairs.jsonl")
 MOVES = ("The camera circles.", "The camera flies up.", "The camera zooms in.")
 
 
-def make_preferences() -> list[dict[str, str]]:
+def make_preferences(pairs: list[dict[str, str]]) -> list[dict[str, str]]:
     """The shots of the pairs: rather with a still camera than with one that moves."""
     preferences = []
-    for i, line in enumerate(PAIRS.read_text().splitlines()):
-        pair = json.loads(line)
+    for i, pair in enumerate(pairs):
         shot = pair["completion"].split(" The camera ")[0]
         answers = {"chosen": f"{shot} The camera is still.", "rejected": f"{shot} {MOVES[i % 3]}"}
         preferences.append({"prompt": pair["prompt"], **answers})
@@ -29,15 +28,16 @@ def make_preferences() -> list[dict[str, str]]:
 
 
 def main(model: str, out: str, steps: int = 32) -> None:
+    pairs = [json.loads(line) for line in FILE.read_text(encoding="utf-8").splitlines()]
     lm = pav.LanguageModel.from_pretrained(model, dtype="float32")
     # few steps on all linear layers, with a high learning rate
     common = dict(gradient_accumulation_steps=1, max_length=128, lora=pav.DPOConfig().lora)
     sft_config = pav.SFTConfig(
         max_steps=steps, batch_size=4, learning_rate=1e-3, lr_scheduler_type="linear", **common
     )
-    tuned = pav.train.sft(lm, PAIRS, sft_config, output_dir=f"{out}/sft")
+    tuned = pav.train.sft(lm, pairs, sft_config, output_dir=f"{out}/sft")
     dpo_config = pav.DPOConfig(max_steps=8, batch_size=4, learning_rate=5e-4, **common)
-    aligned = pav.train.dpo(tuned, make_preferences(), dpo_config, output_dir=f"{out}/dpo")
+    aligned = pav.train.dpo(tuned, make_preferences(pairs), dpo_config, output_dir=f"{out}/dpo")
     aligned.save_pretrained(f"{out}/booster")
     booster = pav.Booster.from_pretrained(f"{out}/booster", template="model")
     for refinement in booster.refine("a fox in the snow", num_return_sequences=2)[0]:

@@ -86,7 +86,7 @@ def main():
     backend = LocalBackend(Booster(lm, Sampling(max_new_tokens=16)), "tiny")
     with bind("127.0.0.1", 0) as listener:
         Path(sys.argv[1]).write_text(str(listener.getsockname()[1]))
-        serve(Server(backend, ServeLimits()), listener)
+        serve(Server(backend, ServeLimits()), listener, lambda: None)
 
 
 if __name__ == "__main__":
