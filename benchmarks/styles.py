@@ -33,6 +33,7 @@ import vbench
 from pav_jax import config as configuration
 from pav_jax.booster.booster import GENERAL_SAMPLING, Booster
 from pav_jax.booster.guard import Guard
+from pav_jax.booster.replies import is_copy
 from pav_jax.candidates.statistics import finite_mean
 from pav_jax.config_overrides import split_overrides
 from pav_jax.language.adapters import joined_adapter, write_joined
@@ -139,18 +140,12 @@ def measure_guarded(
         "guarded: FAITH": finite_mean([r.faith for r in rewrites]),
         "guarded: FAITH of rewrites": finite_mean([r.faith for r in rewrites if not r.reason]),
         "guarded: unchanged": statistics.mean(bool(r.reason) for r in rewrites),
-        "guarded: copies": statistics.mean(not r.reason and is_copy(r) for r in rewrites),
+        "guarded: copies": statistics.mean(
+            not r.reason and is_copy(r.refined, r.original) for r in rewrites
+        ),
         "guarded: words": statistics.mean(len(r.refined.split()) for r in rewrites),
         "guarded: loops": statistics.mean(vbench.has_loop(r.refined) for r in rewrites),
     }, rewrites
-
-
-def is_copy(rewrite: Refinement) -> bool:
-    """Whether a rewrite says nothing but its prompt."""
-    refined, original = (
-        text.strip().rstrip(".").casefold() for text in (rewrite.refined, rewrite.original)
-    )
-    return refined == original
 
 
 def write_examples(measured: Path, workdir: Path) -> None:

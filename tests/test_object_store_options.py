@@ -14,7 +14,7 @@ from pav_jax.checkpoints import embedded
 from pav_jax.commands import check
 from pav_jax.main import main, parser
 from pav_jax.parallel.chips import CHIPS
-from pav_jax.preflight import topology
+from pav_jax.preflight import libtpu, topology
 from pav_jax.rewards import i3d_features
 from pav_jax.storage.addresses import as_path, filesystem
 from pav_jax.storage.files import write_atomic
@@ -281,7 +281,7 @@ def test_check_reads_no_weights(address, capsys, store, monkeypatch, tiny_gguf):
     local = topology.Topology("v5e:1x1", CHIPS["v5e"], (1, 1), 1, jax.devices()[:1])
     monkeypatch.setattr(topology, "describe_topology", lambda name, num_slices: local)
     built = []
-    monkeypatch.setattr(check, "_require_libtpu", lambda: None)
+    monkeypatch.setattr(libtpu, "require_libtpu", lambda: None)
     monkeypatch.setattr(check, "_examine", lambda programs, *_: built.extend(programs) or [])
     write_atomic(f"{address}/configs/check.py", CHECK_CONFIG.encode())
     store.proxy.sent.clear()

@@ -20,7 +20,7 @@ from pav_jax.booster.prompt_syntax import (
     unknown_term,
 )
 from pav_jax.booster.repair import restore_case, say_again, without_faults
-from pav_jax.booster.replies import read_reply, read_scene, without_controls
+from pav_jax.booster.replies import is_copy, read_reply, read_scene, without_controls
 from pav_jax.booster.request_words import without_request
 from pav_jax.errors import BadInput
 from pav_jax.records import Refinement
@@ -267,7 +267,7 @@ class GuardedPrompt:
         faults = [self._problem(rewrite) for rewrite in ordered]
         sound = [rewrite for rewrite, fault in zip(ordered, faults, strict=True) if not fault]
         # a copy of the prompt is perfectly faithful, and of no use
-        sound = [rewrite for rewrite in sound if not self._is_copy(rewrite)] or sound
+        sound = [r for r in sound if not is_copy(r.text, self.scene)] or sound
         best = next(iter(self._likely_first(sound, likelihood)), None)
         if best is None:
             repaired = map(self._repair, self._likely_first(ordered, likelihood))
@@ -294,11 +294,6 @@ class GuardedPrompt:
 
     def _judge(self, text: str) -> Rewrite:
         return Rewrite(text, judge(self.scene, text), self.parsed.missing_terms(text, self.terms))
-
-    def _is_copy(self, rewrite: Rewrite) -> bool:
-        """Whether a rewrite says nothing but the scene, up to case and the last full stop."""
-        texts = (rewrite.text, self.scene)
-        return len({text.strip().rstrip(".").casefold() for text in texts}) == 1
 
     def _is_unread(self, rewrite: Rewrite) -> bool:
         """Whether FAITH can read the prompt but not the rewrite."""

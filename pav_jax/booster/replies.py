@@ -131,6 +131,11 @@ def read_scene(reply: str, prompt: str, max_words: int | None = None) -> Reply:
     return Reply(scene, problem)
 
 
+def is_copy(text: str, prompt: str) -> bool:
+    """Return whether a rewrite only repeats its prompt, up to case and the last full stop."""
+    return len({t.strip().rstrip(".").casefold() for t in (text, prompt)}) == 1
+
+
 def _without_chat(text: str) -> str:
     """The text without marks of a chat, fences, preambles and closing remarks."""
     lines = "\n".join(line.strip() for line in text.strip().splitlines())

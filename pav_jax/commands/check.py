@@ -2,10 +2,11 @@
 
 import argparse
 import contextlib
-import importlib.util
 import math
 import os
 from typing import Any
+
+from pav_jax.preflight import libtpu
 
 # Options that set the field of the configuration's section `check` with the same name.
 FIELDS = (
@@ -91,7 +92,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 def run(args: argparse.Namespace) -> int:
     """Compiles the programs and prints the report. Returns the exit status."""
-    _require_libtpu()
+    libtpu.require_libtpu()  # before JAX and the models are imported
     os.environ["JAX_PLATFORMS"] = "cpu"  # programs are traced here and compiled for the TPU
     import jax
 
@@ -117,18 +118,6 @@ def run(args: argparse.Namespace) -> int:
         reports = _examine(programs, config, topology, mesh, args)
     _print_end(reports, config, topology, mesh, args)
     return int(any(report.compiled.error is not None for report in reports))
-
-
-def _require_libtpu() -> None:
-    """Says at once that the compiler is missing, before JAX and the models are imported."""
-    from pav_jax.errors import BadInput
-
-    if importlib.util.find_spec("libtpu") is None:
-        raise BadInput(
-            "the compiler in libtpu is needed, and libtpu is not installed; pip install"
-            " 'pav-jax[tpu]'",
-            source="libtpu",
-        )
 
 
 def _apply_options(check: Any, args: argparse.Namespace) -> None:

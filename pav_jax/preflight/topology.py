@@ -1,7 +1,6 @@
 """TPU topologies that are described to the compiler, not attached."""
 
 import dataclasses
-import importlib.util
 import math
 import os
 import re
@@ -12,6 +11,7 @@ import jax
 
 from pav_jax.errors import BadInput
 from pav_jax.parallel.chips import CHIPS, Chip
+from pav_jax.preflight.libtpu import require_libtpu
 
 # Read by libtpu when it is loaded: do not query a metadata server, share the library with other
 # processes, and assume a host, without which libtpu logs errors.
@@ -88,12 +88,7 @@ def describe_topology(name: str, num_slices: int = 1) -> Topology:
             f" {MAX_CHIPS:,}",
             field="check.topology",
         )
-    if importlib.util.find_spec("libtpu") is None:
-        raise BadInput(
-            f"topology={name}: the compiler in libtpu is needed, and libtpu is not installed;"
-            " pip install 'pav-jax[tpu]'",
-            field="check.topology",
-        )
+    require_libtpu()
     for variable, value in LIBTPU_ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     # Imported here because it loads libtpu, which reads the variables set above.

@@ -10,14 +10,14 @@ import pytest
 from pav_jax.commands import check
 from pav_jax.main import main
 from pav_jax.parallel.chips import CHIPS
-from pav_jax.preflight import configured_programs, topology
+from pav_jax.preflight import configured_programs, libtpu, topology
 from tests.preflight.libtpu import needs_libtpu
 from tests.tiny import rewriter_sizes
 
 
 @pytest.fixture
 def as_with_libtpu(monkeypatch):
-    monkeypatch.setattr(check, "_require_libtpu", lambda: None)
+    monkeypatch.setattr(libtpu, "require_libtpu", lambda: None)
 
 
 @pytest.mark.parametrize(

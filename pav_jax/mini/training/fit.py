@@ -181,6 +181,35 @@ def minimize(
     )
 
 
+def minimize_judge(
+    name: str,
+    loss: Callable[[Any, Batch], tuple[Any, Metrics]],
+    params: Any,
+    head_shapes: Mapping[str, tuple[int, ...]],
+    make_batch: Callable[[int], Batch],
+    learning_rate: float,
+    steps: int,
+) -> Any:
+    """`minimize` for a judge that is trained with auxiliary linear heads, which are not kept.
+
+    Args:
+      loss: of {"judge": the judge's parameters, and the weights of each head}, and a batch.
+      params: the judge's.
+      head_shapes: name -> shape of the weights.
+
+    Returns:
+      The judge's last parameters, on the host.
+    """
+    keys = jax.random.split(jax.random.key(1), len(head_shapes))
+    heads = {
+        head: jax.random.normal(key, shape) * 0.05
+        for key, (head, shape) in zip(keys, head_shapes.items(), strict=True)
+    }
+    optimizer = muon(learning_rate, steps, 50, 0.02)
+    trained = minimize(name, loss, optimizer, {"judge": params} | heads, make_batch, steps)
+    return jax.device_get(trained)["judge"]
+
+
 def minimize_with_keys(
     name: str,
     loss: Callable[[Any, Batch, jax.Array], tuple[Any, Metrics]],

@@ -9,6 +9,7 @@ loss on pairs of videos (arXiv 2501.13918, section 3.2). Preferences come from t
 depend on the prompt, and alignment is comparable between prompts.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -218,21 +219,11 @@ def main() -> None:
 def train(params: dict) -> dict:
     """The model's parameters after STEPS steps."""
     model = Qwen2VL(config(), unroll=True)
-    keys = jax.random.split(jax.random.key(1), len(HEAD_SHAPES))
-    heads = {
-        name: jax.random.normal(key, shape) * 0.05
-        for key, (name, shape) in zip(keys, HEAD_SHAPES.items(), strict=True)
-    }
-
-    def loss(params, data):
-        return videoreward_loss(model, params, data)
-
-    optimizer = fit.muon(LEARNING_RATE, STEPS, 50, 0.02)
+    loss = functools.partial(videoreward_loss, model)
     examples = VideoRewardExamples(BATCH_SIZE)
-    trained = fit.minimize(
-        "videoreward", loss, optimizer, {"judge": params} | heads, examples, STEPS
+    return fit.minimize_judge(
+        "videoreward", loss, params, HEAD_SHAPES, examples, LEARNING_RATE, STEPS
     )
-    return jax.device_get(trained)["judge"]
 
 
 def judge_labels(labels_Bx5: Any) -> Any:

@@ -7,6 +7,7 @@ token embeddings start from the mini CLIP's. It is trained by regression on the 
 `corruption_labels.py`.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -172,21 +173,11 @@ def main() -> None:
 def train(params: dict) -> dict:
     """The model's parameters after STEPS steps."""
     model = Idefics2(config(), unroll=True)
-    keys = jax.random.split(jax.random.key(1), len(HEAD_SHAPES))
-    heads = {
-        name: jax.random.normal(key, shape) * 0.05
-        for key, (name, shape) in zip(keys, HEAD_SHAPES.items(), strict=True)
-    }
-
-    def loss(params, data):
-        return videoscore_loss(model, params, data)
-
-    optimizer = fit.muon(LEARNING_RATE, STEPS, 50, 0.02)
+    loss = functools.partial(videoscore_loss, model)
     examples = VideoScoreExamples(processor(), BATCH_SIZE)
-    trained = fit.minimize(
-        "videoscore", loss, optimizer, {"judge": params} | heads, examples, STEPS
+    return fit.minimize_judge(
+        "videoscore", loss, params, HEAD_SHAPES, examples, LEARNING_RATE, STEPS
     )
-    return jax.device_get(trained)["judge"]
 
 
 def videoscore_loss(model: Idefics2, params: Any, data: Any) -> tuple[Any, dict[str, Any]]:

@@ -4,6 +4,7 @@ labels for the video and for each frame.
 Shapes: B rows, F frames shown.
 """
 
+import abc
 import dataclasses
 from collections.abc import Sequence
 
@@ -86,7 +87,7 @@ class _Prompt:
     accuracy: float
 
 
-class Examples:
+class Examples(abc.ABC):
     """Batches as a function of the step number, for any judge.
 
     Attributes:
@@ -108,9 +109,9 @@ class Examples:
         self.changed_scenes, self.changed_videos = training_videos.changed_videos()
         self.changed_row = {index: row for row, (index, _, _) in enumerate(self.changed_scenes)}
 
+    @abc.abstractmethod
     def tokens(self, prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Token ids of the texts about the videos, and their mask, each [B, T]."""
-        raise NotImplementedError
 
     def __call__(self, i: int) -> dict[str, np.ndarray]:
         """Makes the batch of step `i`.
