@@ -80,14 +80,14 @@ def test_garbage_on_the_port_does_no_harm():
 
 
 def test_address_is_announced_when_it_takes_connections():
-    connected = []
+    connected = threading.Event()
 
     def announce(port):
         with socket.create_connection(("127.0.0.1", port), timeout=5):
-            connected.append(port)
+            connected.set()
 
     with running(FakeBackend(), announce=announce):
-        assert len(connected) == 1
+        assert connected.wait(20)
 
 
 def test_signal_finishes_what_runs_and_refuses_the_rest(capfd):
